@@ -1,0 +1,97 @@
+"""The contracts between methods, rewards and the harness. Importing this needs no torch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from benchmarks.backbone.lora_sd import LoraSD
+    from benchmarks.streams import Streams
+
+
+class UserError(Exception):
+    """Something the user can mend: printed as one line, without a traceback."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What one optimizer step did; the harness records it."""
+
+    reward: float  # mean train reward of the images this step saw
+    loss: float
+    grad_norm: float  # before clipping
+    extra: Mapping[str, float] = field(default_factory=dict)
+
+
+class Reward(ABC):
+    """Scores pictures; higher is better.
+
+    Subclasses set the class variables and implement ``__call__``. A reward that is not
+    ``differentiable`` is called without gradient and refused by methods that need one.
+    """
+
+    unit: ClassVar[str]
+    reference: ClassVar[str]
+    differentiable: ClassVar[bool]
+    image_size: ClassVar[int | None] = None  # pixels; None: any size
+    stand_in: ClassVar[str | None] = None  # a differentiable reward that approximates this one
+
+    @abstractmethod
+    def __init__(self, device: Any) -> None: ...
+
+    @abstractmethod
+    def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """``images`` (B, 3, H, W) in [0, 1] and B prompts to rewards (B,)."""
+
+
+class RewardFunction(Protocol):
+    """A reward as a method sees it: counted by the ledger."""
+
+    def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor: ...
+
+
+class PromptSource(Protocol):
+    """The training prompts of ``count`` samples of an optimizer step."""
+
+    def __call__(self, step: int, count: int) -> list[str]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """All that a method is handed."""
+
+    backbone: LoraSD
+    reward: RewardFunction
+    prompts: PromptSource
+    streams: Streams
+
+
+class Method(ABC):
+    """One way of fine-tuning: it owns what one optimizer step does, and nothing else.
+
+    ``Config`` is a frozen keyword-only dataclass whose every field has a default. ``needs`` names
+    what the method asks of its surroundings: ``reward`` or ``reward_grad``.
+    """
+
+    Config: ClassVar[type]
+    needs: ClassVar[frozenset[str]]
+
+    @abstractmethod
+    def __init__(self, config: Any, context: Context) -> None: ...
+
+    @abstractmethod
+    def step(self, step: int) -> StepResult:
+        """Do optimizer step number ``step`` (from 0)."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the LoRA weights that the next step depends on."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` gave."""

@@ -1,0 +1,99 @@
+"""The DDIM sampler as a Markov chain with Gaussian steps (Song et al. 2021, eq. 12 and 16).
+
+With eta > 0 the step from x_t to x_{t-1} is a draw from N(mean, std^2), which policy-gradient
+methods need; with eta = 0 it is the deterministic ``mean``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The sampling steps of one scheduler, first to last.
+
+    ``alpha_bar`` is the cumulative product at each timestep and ``alpha_bar_prev`` at the next,
+    less noisy one; ``prediction`` says what the U-Net predicts: ``epsilon`` or ``v_prediction``.
+    """
+
+    timesteps: list[int]
+    alpha_bar: list[float]
+    alpha_bar_prev: list[float]
+    prediction: str
+    eta: float
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    def x0(self, i: int, output: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """The predicted clean latents and noise at sampling step ``i``."""
+        a, b = math.sqrt(self.alpha_bar[i]), math.sqrt(1 - self.alpha_bar[i])
+        if self.prediction == "v_prediction":
+            return a * latents - b * output, a * output + b * latents
+        return (latents - b * output) / a, output
+
+    def std(self, i: int) -> float:
+        """Standard deviation of sampling step ``i``: eta times eq. 16."""
+        now, then = self.alpha_bar[i], self.alpha_bar_prev[i]
+        return self.eta * math.sqrt((1 - then) / (1 - now) * (1 - now / then))
+
+    def mean(self, i: int, output: Tensor, latents: Tensor) -> Tensor:
+        """Mean of the next latents (eq. 12)."""
+        x0, noise = self.x0(i, output, latents)
+        then = self.alpha_bar_prev[i]
+        rest = max(1 - then - self.std(i) ** 2, 0.0)  # rounding may take it below zero
+        return math.sqrt(then) * x0 + math.sqrt(rest) * noise
+
+    def log_prob(self, i: int, value: Tensor, mean: Tensor) -> Tensor:
+        """Log-density of ``value`` (B, C, H, W), averaged over dimensions as in DDPO: (B,)."""
+        std = self.std(i)
+        density = -((value - mean) ** 2) / (2 * std**2) - math.log(std * math.sqrt(2 * math.pi))
+        return density.flatten(1).mean(1)
+
+
+def chain(scheduler: Any, steps: int, eta: float) -> Chain:
+    """The ``steps`` sampling steps of a diffusers DDIM scheduler.
+
+    With eta > 0 the last step ends at timestep 0 instead of at clean latents, so that it still has
+    a density (ddpo-pytorch ``ddim_with_logprob.py``).
+    """
+    scheduler.set_timesteps(steps)
+    timesteps = [int(t) for t in scheduler.timesteps]
+    table = scheduler.alphas_cumprod.double()
+    stride = scheduler.config.num_train_timesteps // steps
+    end = float(table[0] if eta > 0 else scheduler.final_alpha_cumprod)
+    previous = [t - stride for t in timesteps]
+    return Chain(
+        timesteps=timesteps,
+        alpha_bar=[float(table[t]) for t in timesteps],
+        alpha_bar_prev=[float(table[t]) if t >= 0 else end for t in previous],
+        prediction=scheduler.config.prediction_type,
+        eta=eta,
+    )
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """A denoising trajectory: ``latents`` x_T ... x_0, each (B, C, H, W).
+
+    ``log_probs`` (B, steps) is there if the sampler was stochastic.
+    """
+
+    latents: list[Tensor]
+    log_probs: Tensor | None
+
+    @property
+    def final(self) -> Tensor:
+        """x_0, (B, C, H, W)."""
+        return self.latents[-1]
+
+
+def stack(log_probs: list[Tensor]) -> Tensor | None:
+    """(B, steps), or None for none."""
+    return torch.stack(log_probs, 1) if log_probs else None

@@ -1,0 +1,251 @@
+"""The LoRA Stable Diffusion that all methods share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers.utils import convert_state_dict_to_diffusers
+from diffusers.utils import logging as diffusers_logging
+from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from transformers.utils import logging as transformers_logging
+
+from benchmarks.api import UserError
+from benchmarks.backbone.ddim import Chain, Trajectory, chain, stack
+from benchmarks.ledger import Ledger
+
+EMBEDDED = Path(__file__).parent / "emoji" / "weights"
+#: Short names; anything else is a folder or a hub id.
+BACKBONES = {"emoji": str(EMBEDDED), "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
+TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]  # the attention projections (paper, section 4)
+
+
+class LoraSD:
+    """Stable Diffusion with a frozen base and trainable LoRA matrices in its U-Net.
+
+    Images are (B, 3, H, W) in [0, 1]; latents are (B, C, h, w), already scaled for the U-Net.
+    """
+
+    def __init__(
+        self,
+        pipeline: StableDiffusionPipeline,
+        ledger: Ledger,
+        *,
+        rank: int = 4,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.device = torch.device(device)
+        self.ledger = ledger
+        self.tokenizer, self.text_encoder = pipeline.tokenizer, pipeline.text_encoder
+        self.unet, self.vae = pipeline.unet, pipeline.vae
+        self.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+        for module in (self.text_encoder, self.unet, self.vae):
+            module.requires_grad_(False).eval().to(self.device)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.unet.add_adapter(
+                LoraConfig(
+                    r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=TARGETS
+                )
+            )
+        for parameter in self.parameters():
+            parameter.data = parameter.data.float()
+        config = self.unet.config
+        self.latent_shape = (config.in_channels, config.sample_size, config.sample_size)
+        ledger.watch("unet", self.unet)
+        ledger.watch("decode", self.vae.decoder)
+        self._texts: dict[str, Tensor] = {}
+        self._price()
+
+    @classmethod
+    def load(cls, name: str, ledger: Ledger, **options: Any) -> LoraSD:
+        """A short name from ``BACKBONES``, a diffusers folder, or a hub id.
+
+        Raises UserError if there is no such model. Base weights are half precision on CUDA.
+        """
+        device = torch.device(options.get("device", "cpu"))
+        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        for library in (diffusers_logging, transformers_logging):
+            library.disable_progress_bar()
+            library.set_verbosity_error()
+        try:
+            pipeline = StableDiffusionPipeline.from_pretrained(
+                BACKBONES.get(name, name),
+                dtype=dtype,
+                safety_checker=None,
+                requires_safety_checker=False,
+                use_safetensors=True,
+            )
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"--backbone {name}: not a Stable Diffusion folder with safetensors weights, nor a "
+                f"hub model that can be reached ({str(error).splitlines()[0]})"
+            ) from error
+        return cls(pipeline, ledger, **options)
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """The trainable LoRA matrices, float32."""
+        return [p for n, p in self.unet.named_parameters() if "lora_" in n]
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """Text conditioning (B, length, width); each distinct prompt is encoded once."""
+        new = [p for p in dict.fromkeys(prompts) if p not in self._texts]
+        if new:
+            tokens = self.tokenizer(
+                new,
+                padding="max_length",
+                truncation=True,
+                max_length=self.tokenizer.model_max_length,
+                return_tensors="pt",
+            )
+            with torch.no_grad():
+                states = self.text_encoder(tokens.input_ids.to(self.device))[0]
+            self._texts |= dict(zip(new, states, strict=True))
+        return torch.stack([self._texts[p] for p in prompts])
+
+    def predict(
+        self, latents: Tensor, timestep: int | Sequence[int], text: Tensor, guidance: float
+    ) -> Tensor:
+        """The U-Net's prediction with classifier-free guidance, in one batch of 2B.
+
+        ``timestep`` is one for all or one per sample. A guidance scale of 1 or less means none,
+        and one evaluation instead of two.
+        """
+        timesteps = torch.tensor(timestep, device=self.device).expand(len(latents))
+        if guidance > 1:
+            empty = self.encode([""]).expand_as(text)
+            pair = self._unet(
+                torch.cat([latents, latents]),
+                torch.cat([timesteps, timesteps]),
+                torch.cat([empty, text]),
+            )
+            without, conditioned = pair.chunk(2)
+            return without + guidance * (conditioned - without)
+        return self._unet(latents, timesteps, text)
+
+    def _unet(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+        with self._autocast():
+            output: Tensor = self.unet(latents, timesteps, encoder_hidden_states=text).sample
+            return output.to(latents.dtype)
+
+    @property
+    def train_timesteps(self) -> int:
+        """How many timesteps the scheduler was trained with."""
+        return int(self.scheduler.config.num_train_timesteps)
+
+    def noised(
+        self, latents: Tensor, noise: Tensor, timesteps: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Clean latents brought to ``timesteps``, and what the U-Net should predict there."""
+        steps = torch.tensor(timesteps, device=self.device)
+        noisy = self.scheduler.add_noise(latents, noise, steps)
+        if self.scheduler.config.prediction_type == "v_prediction":
+            return noisy, self.scheduler.get_velocity(latents, noise, steps)
+        return noisy, noise
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        half = self.vae.dtype in (torch.float16, torch.bfloat16)
+        return torch.autocast(self.device.type, self.vae.dtype) if half else nullcontext()
+
+    def chain(self, steps: int, eta: float = 0.0) -> Chain:
+        """The sampling steps of this model's scheduler."""
+        return chain(self.scheduler, steps, eta)
+
+    def sample(
+        self,
+        sampler: Chain,
+        prompts: Sequence[str],
+        noise: Tensor,
+        *,
+        guidance: float,
+        gradient: Sequence[bool] | None = None,
+        step_noise: Tensor | None = None,
+        recompute: bool = False,
+    ) -> Trajectory:
+        """Draw trajectories from ``noise`` (B, C, h, w).
+
+        ``gradient[i]`` says whether the prediction of sampling step ``i`` carries gradient (none
+        by default); the latents between stay connected. ``recompute`` stores only latents and
+        repeats each prediction in the backward pass. ``step_noise`` (B, steps, C, h, w) is needed
+        if the sampler is stochastic; log-probs come without gradient.
+        """
+        gradient = gradient or [False] * len(sampler)
+        text = self.encode(prompts)
+        latents = noise.to(self.device)
+        path, log_probs = [latents], []
+        for i, timestep in enumerate(sampler.timesteps):
+            with torch.set_grad_enabled(bool(gradient[i])):
+                output = self._predicted(latents, timestep, text, guidance, recompute)
+            mean = sampler.mean(i, output, latents)
+            if sampler.eta > 0:
+                assert step_noise is not None, "a stochastic sampler needs step_noise"
+                latents = mean + sampler.std(i) * step_noise[:, i].to(self.device)
+                log_probs.append(sampler.log_prob(i, latents, mean).detach())
+            else:
+                latents = mean
+            path.append(latents)
+        return Trajectory(path, stack(log_probs))
+
+    def _predicted(
+        self, latents: Tensor, timestep: int, text: Tensor, guidance: float, recompute: bool
+    ) -> Tensor:
+        if not (recompute and torch.is_grad_enabled()):
+            return self.predict(latents, timestep, text, guidance)
+        result: Tensor = checkpoint(
+            self.predict,
+            latents,
+            timestep,
+            text,
+            guidance,
+            use_reentrant=False,
+            context_fn=lambda: (nullcontext(), self.ledger.recomputing()),
+        )
+        return result
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1], float32 or wider; only here is the range converted."""
+        scaled = latents / self.vae.config.scaling_factor
+        shift = getattr(self.vae.config, "shift_factor", None) or 0.0
+        decoded = self.vae.decode((scaled + shift).to(self.vae.dtype)).sample
+        single = torch.promote_types(decoded.dtype, torch.float32)
+        return (decoded.to(single) / 2 + 0.5).clamp(0, 1)
+
+    def lora_state(self) -> dict[str, Tensor]:
+        """A copy of the LoRA matrices under peft's names."""
+        return {k: v.detach().clone() for k, v in get_peft_model_state_dict(self.unet).items()}
+
+    def load_lora_state(self, state: dict[str, Tensor]) -> None:
+        """Restore what ``lora_state`` gave."""
+        set_peft_model_state_dict(self.unet, state)
+
+    def save_lora(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
+        """Write ``pytorch_lora_weights.safetensors``, which diffusers' pipelines load."""
+        layers = convert_state_dict_to_diffusers(state or self.lora_state())
+        StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=layers)
+
+    def _price(self) -> None:
+        """Measure what one sample's passes cost."""
+        latents = torch.zeros(1, *self.latent_shape, device=self.device)
+        text, zero = self.encode([""]), torch.zeros(1, dtype=torch.long, device=self.device)
+
+        def unet(needs_gradient: bool) -> Callable[[], Tensor]:
+            return lambda: self._unet(latents.clone().requires_grad_(needs_gradient), zero, text)
+
+        price = self.ledger.price
+        price("unet_forward", "unet_backward", unet(True))
+        price("unet_forward", "unet_backward_first", unet(False))
+        price(
+            "decode_forward",
+            "decode_backward",
+            lambda: self.decode(latents.clone().requires_grad_()),
+        )
+        self.ledger.prices["unet_recompute"] = self.ledger.prices["unet_forward"]
+        for parameter in self.parameters():
+            parameter.grad = None

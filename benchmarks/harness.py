@@ -1,0 +1,233 @@
+"""The loop around a method: the clock, the budget, evaluation times and records."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import registry
+from benchmarks.api import Context, Method, Reward, UserError
+from benchmarks.backbone.lora_sd import LoraSD
+from benchmarks.config import Budget, Task
+from benchmarks.evaluate import Evaluation, evaluate
+from benchmarks.ledger import Ledger
+from benchmarks.store import Cell
+from benchmarks.streams import Streams
+
+#: Shares of the budget at which every method is evaluated, evenly spaced in the logarithm.
+FRACTIONS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+
+Progress = Callable[[float, str], None]  # share of the budget used, what to say
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """One cell: a method with its configuration on a task, with a reward, seed and budget."""
+
+    method: str
+    config: Any
+    task: Task
+    reward: str
+    backbone: str
+    seed: int
+    budget: Budget
+    evaluation: Mapping[str, Any]
+    rank: int = 4
+
+    @property
+    def train_reward(self) -> str:
+        """The reward the method optimises: a gradient method gets the differentiable stand-in.
+
+        Raises UserError if it needs a gradient and there is none.
+        """
+        needs = registry.methods.get(self.method).needs  # type: ignore[attr-defined]
+        reward = registry.rewards.get(self.reward)
+        if "reward_grad" not in needs or reward.differentiable:  # type: ignore[attr-defined]
+            return self.reward
+        stand_in: str | None = reward.stand_in  # type: ignore[attr-defined]
+        if stand_in is None:
+            usable = [n for n in registry.rewards.names() if _differentiable(n)]
+            raise UserError(
+                f"method {self.method!r} needs the gradient of the reward, and {self.reward!r} is "
+                f"a black box; use one of {', '.join(usable)}"
+            )
+        return stand_in
+
+    @property
+    def reported(self) -> list[str]:
+        """The rewards in every evaluation: the task's own, its stand-in, the held-out ones."""
+        stand_in = registry.rewards.get(self.reward).stand_in  # type: ignore[attr-defined]
+        names = [self.reward, *([stand_in] if stand_in else []), *self.task.held_out]
+        return list(dict.fromkeys(names))
+
+    def description(self) -> dict[str, Any]:
+        """What identifies the cell, for ``cell.json`` and its hash."""
+        return {
+            "method": self.method,
+            "task": self.task.name,
+            "reward": self.reward,
+            "train_reward": self.train_reward,
+            "reported": self.reported,
+            "units": {n: registry.rewards.get(n).unit for n in self.reported},  # type: ignore[attr-defined]
+            "backbone": self.backbone,
+            "seed": self.seed,
+            "budget": dataclasses.asdict(self.budget),
+            "config": dataclasses.asdict(self.config),
+            "evaluation": dict(self.evaluation),
+            "rank": self.rank,
+            "prompts": dataclasses.asdict(self.task),
+            "versions": {n: version(n) for n in ("torch", "diffusers", "peft", "transformers")},
+            "machine": platform.machine(),
+        }
+
+
+def _differentiable(name: str) -> bool:
+    return bool(registry.rewards.get(name).differentiable)  # type: ignore[attr-defined]
+
+
+def default_device() -> torch.device:
+    """CUDA if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@dataclass
+class Snapshot:
+    """A state that may be evaluated: LoRA weights and the counters when it was reached."""
+
+    step: int
+    weights: dict[str, Tensor]
+    totals: dict[str, float]
+
+
+class Harness:
+    """Runs cells; base-model evaluations are shared between cells that agree on them."""
+
+    def __init__(self, out: Path, device: torch.device | None = None) -> None:
+        self.out, self.device = out, device or default_device()
+        self._base: dict[str, list[Evaluation]] = {}
+
+    def run(self, spec: Spec, progress: Progress = lambda share, text: None) -> Path:
+        """Run one cell unless it is done; returns its directory."""
+        cell = Cell(self.out, spec.description())
+        if cell.done:
+            return cell.path
+        cell.begin()
+        try:
+            Run(self, spec, cell, progress).train()
+        except Exception as error:
+            cell.fail(error)
+            raise
+        cell.finish()
+        return cell.path
+
+    def base(self, key: str, measure: Callable[[], list[Evaluation]]) -> list[Evaluation]:
+        """The base model's evaluation, measured once per distinct key."""
+        if key not in self._base:
+            self._base[key] = measure()
+        return self._base[key]
+
+
+class Run:
+    """One cell in progress."""
+
+    def __init__(self, harness: Harness, spec: Spec, cell: Cell, progress: Progress) -> None:
+        self.harness, self.spec, self.cell, self.progress = harness, spec, cell, progress
+        self.ledger = Ledger()
+        self.backbone = LoraSD.load(
+            spec.backbone, self.ledger, rank=spec.rank, seed=spec.seed, device=harness.device
+        )
+        self.rewards: dict[str, Reward] = {
+            name: registry.rewards.get(name)(harness.device) for name in spec.reported
+        }
+        train = self.rewards[spec.train_reward]
+        self._price_reward(train)
+        self.streams = Streams(spec.seed)
+        context = Context(
+            backbone=self.backbone,
+            reward=self.ledger.counted(train),
+            prompts=self._prompts,
+            streams=self.streams,
+        )
+        method_class = registry.methods.get(spec.method)
+        self.method: Method = method_class(spec.config, context)
+        self._evaluated: dict[int, list[Evaluation]] = {}
+
+    def _price_reward(self, reward: Reward) -> None:
+        with torch.no_grad(), self.ledger.paused():
+            images = self.backbone.decode(
+                torch.zeros(1, *self.backbone.latent_shape, device=self.harness.device)
+            )
+        images.requires_grad_(reward.differentiable)
+        prompt = [self.spec.task.train[0]]
+        reward(images, prompt)  # loads its weights
+        self.ledger.price("reward_forward", "reward_backward", lambda: reward(images, prompt))
+
+    def _prompts(self, step: int, count: int) -> list[str]:
+        prompts = self.spec.task.train
+        chosen = (self.streams.integer("prompt", step, 0, len(prompts), i) for i in range(count))
+        return [prompts[i] for i in chosen]
+
+    def train(self) -> None:
+        """Step until the budget is spent; evaluate the last state that fits each share of it."""
+        budget, pending = self.spec.budget, list(FRACTIONS)
+        state = self._snapshot(0)
+        self._evaluate(state, 0.0)
+        while pending:
+            result = None
+            with self.ledger.clock(self.harness.device):
+                result = self.method.step(state.step)
+            self.ledger.optimizer_steps += 1
+            before, state = state, self._snapshot(state.step + 1)
+            spent = self.ledger.spent(budget.kind) / budget.amount
+            while pending and spent >= pending[0]:
+                self._evaluate(state if spent == pending[0] else before, pending.pop(0))
+            if spent > 1:
+                state = before  # the step that did not fit never happened
+                break
+            self.cell.append("steps", {"step": state.step} | _numbers(result) | state.totals)
+            self.progress(spent, f"reward {result.reward:.4g}")
+        self.backbone.load_lora_state(state.weights)
+        self.backbone.save_lora(self.cell.path, state.weights)
+
+    def _snapshot(self, step: int) -> Snapshot:
+        return Snapshot(step, self.backbone.lora_state(), self.ledger.totals())
+
+    def _evaluate(self, state: Snapshot, fraction: float) -> None:
+        spec = self.spec
+
+        def measure() -> list[Evaluation]:
+            return evaluate(self.backbone, spec.task, self.rewards, spec.evaluation)
+
+        if state.step not in self._evaluated:
+            now = self.backbone.lora_state()
+            self.backbone.load_lora_state(state.weights)
+            self._evaluated[state.step] = (
+                measure() if state.step else self.harness.base(self._base_key(), measure)
+            )
+            self.backbone.load_lora_state(now)
+        for result in self._evaluated[state.step]:
+            if state.step == 0 or fraction == 1.0:
+                self.cell.save_images(result.split, state.step, result.images)
+            head = {"step": state.step, "fraction": fraction}
+            self.cell.append("evals", head | state.totals | result.record)
+
+    def _base_key(self) -> str:
+        spec = self.spec
+        return repr((spec.backbone, spec.task, sorted(spec.reported), dict(spec.evaluation)))
+
+
+def _numbers(result: Any) -> dict[str, float]:
+    return {
+        "reward": result.reward,
+        "loss": result.loss,
+        "grad_norm": result.grad_norm,
+        **result.extra,
+    }

@@ -1,0 +1,161 @@
+"""The ledger counts every pass through the denoiser, the decoder and the reward, per sample.
+
+It listens through hooks on the modules themselves, so a method can neither forget nor bypass it.
+Prices (FLOPs per sample and pass) are measured with ``torch.utils.flop_counter`` on the real
+modules; a multiply-add counts two.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.api import Reward, RewardFunction
+
+#: What can be counted, with its price in FLOPs per sample in ``Ledger.prices``.
+#: ``*_first`` is a backward that stops at the module's own parameters: its input needs no gradient.
+KINDS = (
+    "unet_forward",
+    "unet_recompute",
+    "unet_backward",
+    "unet_backward_first",
+    "decode_forward",
+    "decode_backward",
+    "reward_forward",
+    "reward_backward",
+)
+
+
+class Ledger:
+    """Counts of one cell. Paused while the harness evaluates or measures prices."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.prices: dict[str, float] = dict.fromkeys(KINDS, 0.0)
+        self.optimizer_steps = 0
+        self.seconds = 0.0
+        self._paused = False
+        self._recomputing = False
+
+    @property
+    def flops(self) -> float:
+        """FLOPs of all counted passes."""
+        return sum(self.prices[kind] * self.counts[kind] for kind in KINDS)
+
+    def totals(self) -> dict[str, float]:
+        """The cumulative counters that every record carries."""
+        forward = self.counts["unet_forward"]
+        return {
+            "flops": self.flops,
+            "nfe": forward,
+            "unet_backward": self.counts["unet_backward"] + self.counts["unet_backward_first"],
+            "unet_recompute": self.counts["unet_recompute"],
+            "images": self.counts["decode_forward"],
+            "reward_queries": self.counts["reward_forward"],
+            "reward_gradients": self.counts["reward_backward"],
+            "optimizer_steps": self.optimizer_steps,
+            "seconds": self.seconds,
+        }
+
+    def spent(self, kind: str) -> float:
+        """How much of a budget of this kind is used."""
+        totals = self.totals()
+        return totals[{"queries": "reward_queries", "steps": "optimizer_steps"}.get(kind, kind)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counts, for resuming; prices are measured anew."""
+        steps, seconds = self.optimizer_steps, self.seconds
+        return {"counts": dict(self.counts), "optimizer_steps": steps, "seconds": seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` gave."""
+        self.counts = Counter(state["counts"])
+        self.optimizer_steps, self.seconds = state["optimizer_steps"], state["seconds"]
+
+    def watch(self, name: str, module: nn.Module) -> None:
+        """Count every forward and backward of ``module`` as ``{name}_forward`` and so on."""
+
+        def after_forward(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            value = output[0] if isinstance(output, tuple) else getattr(output, "sample", output)
+            self._passed(name, args[0], value)
+
+        def before_forward(_: nn.Module, args: tuple[Any, ...]) -> None:
+            # A recomputation stops as soon as it has all it needs, so it never comes to an end.
+            if self._recomputing and not self._paused:
+                self.counts[f"{name}_recompute"] += len(args[0])
+
+        module.register_forward_pre_hook(before_forward)
+        module.register_forward_hook(after_forward)
+
+    def _passed(self, name: str, given: Tensor, value: Tensor) -> None:
+        if self._paused or self._recomputing:
+            return
+        self.counts[f"{name}_forward"] += len(given)
+        if value.requires_grad:
+            first = name == "unet" and not given.requires_grad
+            kind = f"{name}_backward_first" if first else f"{name}_backward"
+
+            def backward(_: Tensor) -> None:
+                self.counts[kind] += len(given)
+
+            value.register_hook(backward)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Off the clock: nothing inside is counted."""
+        before, self._paused = self._paused, True
+        try:
+            yield
+        finally:
+            self._paused = before
+
+    @contextmanager
+    def recomputing(self) -> Iterator[None]:
+        """Forward passes inside are repetitions for activation checkpointing."""
+        self._recomputing = True
+        try:
+            yield
+        finally:
+            self._recomputing = False
+
+    @contextmanager
+    def clock(self, device: torch.device) -> Iterator[None]:
+        """Add synchronised device seconds."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            self.seconds += time.perf_counter() - start
+
+    def price(self, forward: str, backward: str, call: Callable[[], Tensor]) -> None:
+        """Measure one pass of one sample and its backward, off the clock."""
+        with self.paused():
+            with FlopCounterMode(display=False) as counter:
+                value = call()
+                self.prices[forward] = counter.get_total_flops()
+                if value.requires_grad:
+                    value.sum().backward()
+            self.prices[backward] = counter.get_total_flops() - self.prices[forward]
+
+    def counted(self, reward: Reward) -> RewardFunction:
+        """The reward as methods see it."""
+
+        def call(images: Tensor, prompts: Sequence[str]) -> Tensor:
+            if reward.differentiable:
+                values = reward(images, prompts)
+            else:
+                with torch.no_grad():
+                    values = reward(images.detach(), prompts)
+            self._passed("reward", images, values)
+            return values
+
+        return call

@@ -1,0 +1,46 @@
+"""The optimizer all methods use: AdamW on the LoRA matrices, with gradient clipping."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW:
+    """Optimizer settings."""
+
+    lr: float = field(default=1e-3, metadata={"help": "learning rate"})
+    weight_decay: float = field(default=1e-4, metadata={"help": "decoupled weight decay"})
+    clip: float = field(default=1.0, metadata={"help": "largest gradient norm"})
+    beta2: float = field(default=0.999, metadata={"help": "decay of the second moment"})
+
+
+class Optimizer:
+    """Clips, steps, clears; reports the norm before clipping."""
+
+    def __init__(self, config: AdamW, parameters: list[torch.nn.Parameter]) -> None:
+        self.clip, self.parameters = config.clip, parameters
+        self.adamw = torch.optim.AdamW(
+            parameters,
+            lr=config.lr,
+            betas=(0.9, config.beta2),
+            weight_decay=config.weight_decay,
+        )
+
+    def step(self) -> float:
+        """One update from the accumulated gradients; returns their norm."""
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        self.adamw.step()
+        self.adamw.zero_grad()
+        return float(norm)
+
+    def state_dict(self) -> dict[str, Any]:
+        """For resuming."""
+        return self.adamw.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` gave."""
+        self.adamw.load_state_dict(state)

@@ -1,0 +1,141 @@
+r"""AlignProp: reward backpropagation through the denoising chain (Prabhudesai et al. 2023).
+
+Sampling is a differentiable map from the initial noise x_T to the picture x_0, so the expected
+reward can be climbed directly:
+
+    max_theta  E_{c, x_T} [ R(decode(x_0(theta; x_T, c)), c) ]
+
+The gradient is truncated: only the last K sampling steps carry it. ``full`` takes all of them,
+``fixed`` a constant K, ``per_trajectory`` one K ~ Uniform{0..T} per optimizer step (the paper,
+section 4), ``normal`` one K from a clipped normal distribution (the authors' later code). The
+released code's way is ``per_step``: it draws a threshold at every sampling step and detaches that
+step's prediction only, so that the latents stay connected; step i keeps its gradient with
+probability (i + 1) / (T + 1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from benchmarks.api import Context, Method, StepResult, UserError
+from benchmarks.optim import AdamW, Optimizer
+from benchmarks.registry import register_method
+
+Mode = Literal["full", "fixed", "per_trajectory", "normal", "per_step"]
+CODE = "AlignProp main branch"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Truncation:
+    """Which sampling steps carry gradient."""
+
+    mode: Mode = field(
+        default="per_trajectory", metadata={"help": "how K is chosen [paper, sec. 4]"}
+    )
+    k: int = field(default=1, metadata={"help": "K of mode fixed [paper, ablation]"})
+    mean: float = field(
+        default=8.0, metadata={"help": "mean of K, mode normal [later branch: 50-42]"}
+    )
+    std: float = field(default=5.0, metadata={"help": "its standard deviation [later branch]"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """AlignProp for SD v1.5, as released."""
+
+    batch_size: int = field(default=128, metadata={"help": f"samples per update [{CODE}]"})
+    micro_batch: int = field(default=4, metadata={"help": "samples at once; changes memory only"})
+    sampling_steps: int = field(default=50, metadata={"help": f"DDIM steps [{CODE}]"})
+    guidance: float = field(default=7.5, metadata={"help": f"guidance scale [{CODE}]"})
+    eta: float = field(default=0.0, metadata={"help": f"DDIM stochasticity [{CODE}]"})
+    truncation: Truncation = Truncation()
+    target: float | None = field(
+        default=None,
+        metadata={"help": "approach this reward instead of maximising [10, aesthetic]"},
+    )
+    loss_scale: float = field(default=0.01, metadata={"help": f"factor of the loss [{CODE}]"})
+    recompute: bool = field(
+        default=True,
+        metadata={"help": "activation checkpointing per sampling step [paper, sec. 4]"},
+    )
+    optimizer: AdamW = AdamW(lr=1e-3, weight_decay=0.1, clip=5.0)
+
+
+@register_method("alignprop")
+class AlignProp(Method):
+    """Backpropagates the reward through the last K sampling steps."""
+
+    Config: ClassVar[type] = Config
+    needs: ClassVar[frozenset[str]] = frozenset({"reward_grad"})
+
+    def __init__(self, config: Config, context: Context) -> None:
+        if (
+            config.truncation.mode == "fixed"
+            and not 0 < config.truncation.k <= config.sampling_steps
+        ):
+            raise UserError(
+                f"truncation.k is {config.truncation.k}, but there are "
+                f"{config.sampling_steps} sampling steps; choose 1 to {config.sampling_steps}"
+            )
+        self.config, self.context = config, context
+        self.sampler = context.backbone.chain(config.sampling_steps, config.eta)
+        self.optimizer = Optimizer(config.optimizer, context.backbone.parameters())
+
+    def gradient_steps(self, step: int) -> list[bool]:
+        """Which sampling steps, first to last, carry gradient at this optimizer step."""
+        choice, steps, streams = self.config.truncation, len(self.sampler), self.context.streams
+        if choice.mode == "per_step":
+            return [
+                streams.integer("truncation", step, 0, steps + 1, index=i) <= i
+                for i in range(steps)
+            ]
+        if choice.mode == "full":
+            k = steps
+        elif choice.mode == "fixed":
+            k = choice.k
+        elif choice.mode == "normal":
+            draw = float(streams.normal("truncation", step, [0], (1,)))
+            k = min(max(round(choice.mean + choice.std * draw), 1), steps - 1)
+        else:
+            k = streams.integer("truncation", step, 0, steps + 1)
+        return [i >= steps - k for i in range(steps)]
+
+    def step(self, step: int) -> StepResult:
+        config, backbone, streams = self.config, self.context.backbone, self.context.streams
+        gradient = self.gradient_steps(step)
+        prompts = self.context.prompts(step, config.batch_size)
+        total_reward = total_loss = 0.0
+        for start in range(0, config.batch_size, config.micro_batch):
+            part = range(start, min(start + config.micro_batch, config.batch_size))
+            texts = [prompts[i] for i in part]
+            shape = backbone.latent_shape
+            extra = (len(self.sampler), *shape)
+            trajectory = backbone.sample(
+                self.sampler,
+                texts,
+                streams.normal("noise", step, part, shape),
+                guidance=config.guidance,
+                gradient=gradient,
+                step_noise=streams.normal("eta", step, part, extra) if config.eta > 0 else None,
+                recompute=config.recompute,
+            )
+            rewards = self.context.reward(backbone.decode(trajectory.final), texts)
+            loss = -rewards if config.target is None else (rewards - config.target).abs()
+            loss = config.loss_scale * loss.sum() / config.batch_size
+            if loss.requires_grad:  # with K = 0 there is nothing to learn from
+                loss.backward()
+            total_reward += float(rewards.detach().sum()) / config.batch_size
+            total_loss += float(loss.detach())
+        return StepResult(
+            reward=total_reward,
+            loss=total_loss,
+            grad_norm=self.optimizer.step(),
+            extra={"gradient_steps": sum(gradient)},
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state)

@@ -1,0 +1,205 @@
+r"""DDPO: denoising as a Markov decision process (Black et al. 2023).
+
+A sampling round draws trajectories with the stochastic sampler (eta 1) and scores the pictures.
+Each sampling step is an action whose log-probability is known, and the clipped surrogate of PPO is
+minimised over all of them,
+
+    mean_{i,t} max(-A_i rho_it, -A_i clip(rho_it, 1 - c, 1 + c)),
+    rho_it = exp(log p_theta(x_{t-1} | x_t, c) - log p_old(x_{t-1} | x_t, c)),
+
+where A_i is the reward normalised by its prompt's running statistics, clipped to [-5, 5], and the
+log-probability is averaged over latent dimensions (ddpo-pytorch, ``ddim_with_logprob.py``). With
+``clip = None`` it is the score-function estimator, -A_i log p (DDPO-SF).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from benchmarks.api import Context, Method, StepResult, UserError
+from benchmarks.optim import AdamW, Optimizer
+from benchmarks.registry import register_method
+
+CODE = "ddpo-pytorch"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """DDPO for SD v1.5 with LoRA, as in ddpo-pytorch."""
+
+    samples_per_round: int = field(default=256, metadata={"help": f"samples per round [{CODE}]"})
+    updates_per_round: int = field(
+        default=2, metadata={"help": f"optimizer steps per pass [{CODE}]"}
+    )
+    inner_epochs: int = field(default=1, metadata={"help": f"passes over a round [{CODE}]"})
+    micro_batch: int = field(default=8, metadata={"help": "samples at once; changes memory only"})
+    sampling_steps: int = field(default=50, metadata={"help": f"DDIM steps [{CODE}]"})
+    guidance: float = field(default=5.0, metadata={"help": f"also in training [{CODE}]"})
+    eta: float = field(default=1.0, metadata={"help": f"DDIM stochasticity [{CODE}]"})
+    clip: float | None = field(
+        default=1e-4, metadata={"help": f"ratio clip; None: DDPO-SF [{CODE}]"}
+    )
+    max_advantage: float = field(default=5.0, metadata={"help": f"advantage clip [{CODE}]"})
+    timestep_fraction: float = field(
+        default=1.0, metadata={"help": f"of steps trained on [{CODE}]"}
+    )
+    buffer_size: int = field(default=32, metadata={"help": f"rewards kept per prompt [{CODE}]"})
+    buffer_min: int = field(
+        default=16, metadata={"help": f"fewer: statistics of the round [{CODE}]"}
+    )
+    optimizer: AdamW = AdamW(lr=3e-4, weight_decay=1e-4, clip=1.0)
+
+
+class PromptStatistics:
+    """Normalises rewards by the recent mean and deviation of their prompt (ddpo-pytorch)."""
+
+    def __init__(self, size: int, minimum: int) -> None:
+        self.minimum = minimum
+        self.recent: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=size))
+
+    def advantages(self, prompts: list[str], rewards: Tensor) -> Tensor:
+        """(B,) from (B,); the current rewards join the buffers first."""
+        values = rewards.double()
+        for prompt, value in zip(prompts, values.tolist(), strict=True):
+            self.recent[prompt].append(value)
+        result = torch.empty_like(values)
+        for i, prompt in enumerate(prompts):
+            known = torch.tensor(self.recent[prompt], dtype=torch.float64)
+            known = known if len(known) >= self.minimum else values
+            result[i] = (values[i] - known.mean()) / (known.std(correction=0) + 1e-6)
+        return result.float()
+
+
+@dataclass
+class Round:
+    """What one sampling round left: latents (N, T + 1, C, h, w), log_probs (N, T), (N,)."""
+
+    prompts: list[str]
+    latents: Tensor
+    log_probs: Tensor
+    advantages: Tensor
+    reward: float
+
+
+@register_method("ddpo")
+class DDPO(Method):
+    """Policy gradient over sampling steps, with importance sampling and clipping."""
+
+    Config: ClassVar[type] = Config
+    needs: ClassVar[frozenset[str]] = frozenset({"reward"})
+
+    def __init__(self, config: Config, context: Context) -> None:
+        if config.samples_per_round % config.updates_per_round:
+            raise UserError("samples_per_round must be a multiple of updates_per_round")
+        if (config.samples_per_round // config.updates_per_round) % config.micro_batch:
+            raise UserError(
+                "samples_per_round / updates_per_round must be a multiple of micro_batch"
+            )
+        if config.eta <= 0:
+            raise UserError("DDPO needs a stochastic sampler: eta must be positive")
+        self.config, self.context = config, context
+        self.sampler = context.backbone.chain(config.sampling_steps, config.eta)
+        self.optimizer = Optimizer(config.optimizer, context.backbone.parameters())
+        self.statistics = PromptStatistics(config.buffer_size, config.buffer_min)
+        self.round: Round | None = None
+
+    def step(self, step: int) -> StepResult:
+        config = self.config
+        phase = step % (config.updates_per_round * config.inner_epochs)
+        if phase == 0:
+            self.round = self.sample(step)
+        assert self.round is not None
+        epoch, update = divmod(phase, config.updates_per_round)
+        # One permutation per pass; micro-batches of the first pass are those of the sampling, so
+        # that the ratio is exactly 1 before the first update.
+        groups = config.samples_per_round // config.micro_batch
+        order = list(range(groups))
+        if epoch:
+            order = self.context.streams.permutation("epoch", step - update, groups)
+        share = groups // config.updates_per_round
+        loss, ratios = 0.0, []
+        for group in order[update * share : (update + 1) * share]:
+            micro, ratio = self.backward(step, group, share)
+            loss += micro
+            ratios.append(ratio)
+        return StepResult(
+            reward=self.round.reward,
+            loss=loss,
+            grad_norm=self.optimizer.step(),
+            extra={"ratio_deviation": max(ratios)},
+        )
+
+    def sample(self, step: int) -> Round:
+        """Draw and score one round."""
+        config, backbone, streams = self.config, self.context.backbone, self.context.streams
+        prompts = self.context.prompts(step, config.samples_per_round)
+        latents, log_probs, rewards = [], [], []
+        for start in range(0, config.samples_per_round, config.micro_batch):
+            part = range(start, start + config.micro_batch)
+            texts, shape = [prompts[i] for i in part], backbone.latent_shape
+            trajectory = backbone.sample(
+                self.sampler,
+                texts,
+                streams.normal("noise", step, part, shape),
+                guidance=config.guidance,
+                step_noise=streams.normal("eta", step, part, (len(self.sampler), *shape)),
+            )
+            assert trajectory.log_probs is not None
+            latents.append(torch.stack(trajectory.latents, 1))
+            log_probs.append(trajectory.log_probs)
+            with torch.no_grad():
+                rewards.append(self.context.reward(backbone.decode(trajectory.final), texts).cpu())
+        scores = torch.cat(rewards)
+        limit = config.max_advantage
+        advantages = self.statistics.advantages(prompts, scores).clamp(-limit, limit)
+        return Round(
+            prompts, torch.cat(latents), torch.cat(log_probs), advantages, float(scores.mean())
+        )
+
+    def backward(self, step: int, group: int, groups: int) -> tuple[float, float]:
+        """Accumulate the gradient of one micro-batch: its loss and largest |rho - 1|."""
+        config, backbone, data = self.config, self.context.backbone, self.round
+        assert data is not None
+        rows = slice(group * config.micro_batch, (group + 1) * config.micro_batch)
+        prompts, latents = data.prompts[rows], data.latents[rows]
+        advantages = data.advantages[rows].to(backbone.device)
+        text = backbone.encode(prompts)
+        trained = round(config.timestep_fraction * len(self.sampler))
+        chosen = self.context.streams.permutation("timesteps", step, len(self.sampler), group)[
+            :trained
+        ]
+        total = deviation = 0.0
+        for i in chosen:
+            output = backbone.predict(
+                latents[:, i], self.sampler.timesteps[i], text, config.guidance
+            )
+            mean = self.sampler.mean(i, output, latents[:, i])
+            log_prob = self.sampler.log_prob(i, latents[:, i + 1], mean)
+            ratio = torch.exp(log_prob - data.log_probs[rows, i])
+            if config.clip is None:
+                surrogate = -advantages * log_prob
+            else:
+                clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
+                surrogate = torch.maximum(-advantages * ratio, -advantages * clipped)
+            loss = surrogate.mean() / (groups * trained)
+            loss.backward()
+            total += float(loss.detach())
+            deviation = max(deviation, float((ratio.detach() - 1).abs().max()))
+        return total, deviation
+
+    def state_dict(self) -> dict[str, Any]:
+        recent = {prompt: list(values) for prompt, values in self.statistics.recent.items()}
+        rounds = vars(self.round) if self.round else None
+        return {"optimizer": self.optimizer.state_dict(), "recent": recent, "round": rounds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.statistics.recent.clear()
+        for prompt, values in state["recent"].items():
+            self.statistics.recent[prompt].extend(values)
+        self.round = Round(**state["round"]) if state["round"] else None

@@ -1,0 +1,115 @@
+r"""Single-step backpropagation, ReFL (Xu et al. 2023, ImageReward, algorithm 1).
+
+Denoise without gradient down to a late sampling step t, take that one step with gradient, jump to
+the predicted clean latents and climb their reward:
+
+    x0_hat = (x_t - sqrt(1 - abar_t) eps_theta(x_t, t, c)) / sqrt(abar_t)
+    min_theta  lambda relu(margin - R(decode(x0_hat), c))
+
+The paper adds the denoising loss on real pictures (``pretrain_weight``); the released SD v1.4
+code leaves it out, and so does the default. There are no real pictures here, so that loss is taken
+on the model's own predictions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+
+from benchmarks.api import Context, Method, StepResult, UserError
+from benchmarks.optim import AdamW, Optimizer
+from benchmarks.registry import register_method
+
+CODE = "ImageReward repository"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """ReFL for SD v1.5."""
+
+    batch_size: int = field(default=64, metadata={"help": "samples per update [ImageReward paper]"})
+    micro_batch: int = field(default=2, metadata={"help": "samples at once; changes memory only"})
+    sampling_steps: int = field(default=40, metadata={"help": f"[{CODE}]"})
+    guidance: float = field(default=1.0, metadata={"help": f"1 is none [{CODE}]"})
+    earliest: int = field(default=30, metadata={"help": f"first step that may be the one [{CODE}]"})
+    latest: int = field(default=39, metadata={"help": f"last step that may be the one [{CODE}]"})
+    margin: float | None = field(
+        default=2.0, metadata={"help": f"of the hinge; none: maximise without bound [{CODE}]"}
+    )
+    reward_weight: float = field(default=1e-3, metadata={"help": f"lambda [{CODE}]"})
+    pretrain_weight: float = field(default=0.0, metadata={"help": f"[{CODE}; the paper has 1]"})
+    optimizer: AdamW = AdamW(lr=1e-5, weight_decay=1e-2, clip=1.0)
+
+
+@register_method("refl")
+class ReFL(Method):
+    """Backpropagates the reward through one late sampling step."""
+
+    Config: ClassVar[type] = Config
+    needs: ClassVar[frozenset[str]] = frozenset({"reward_grad"})
+
+    def __init__(self, config: Config, context: Context) -> None:
+        if not 0 <= config.earliest <= config.latest < config.sampling_steps:
+            raise UserError(
+                f"earliest {config.earliest} and latest {config.latest} must lie in order within "
+                f"the sampling steps 0 to {config.sampling_steps - 1}"
+            )
+        self.config, self.context = config, context
+        self.sampler = context.backbone.chain(config.sampling_steps)
+        self.optimizer = Optimizer(config.optimizer, context.backbone.parameters())
+
+    def step(self, step: int) -> StepResult:
+        config, streams = self.config, self.context.streams
+        chosen = streams.integer("step", step, config.earliest, config.latest + 1)
+        prompts = self.context.prompts(step, config.batch_size)
+        reward = loss = 0.0
+        for start in range(0, config.batch_size, config.micro_batch):
+            texts = prompts[start : start + config.micro_batch]
+            part = range(start, start + len(texts))
+            scores, losses = self.backward(step, chosen, part, texts)
+            reward, loss = reward + scores, loss + losses
+        return StepResult(
+            reward=reward, loss=loss, grad_norm=self.optimizer.step(), extra={"chosen": chosen}
+        )
+
+    def backward(
+        self, step: int, chosen: int, part: range, prompts: list[str]
+    ) -> tuple[float, float]:
+        """Accumulate one micro-batch: its shares of the mean reward and of the loss."""
+        config, backbone, size = self.config, self.context.backbone, self.config.batch_size
+        latents = self.context.streams.normal("noise", step, part, backbone.latent_shape)
+        latents, text = latents.to(backbone.device), backbone.encode(prompts)
+        with torch.no_grad():
+            for i in range(chosen):
+                output = backbone.predict(latents, self.sampler.timesteps[i], text, config.guidance)
+                latents = self.sampler.mean(i, output, latents)
+        output = backbone.predict(latents, self.sampler.timesteps[chosen], text, config.guidance)
+        x0, _ = self.sampler.x0(chosen, output, latents)
+        rewards = self.context.reward(backbone.decode(x0), prompts)
+        hinge = -rewards if config.margin is None else (config.margin - rewards).relu()
+        loss = config.reward_weight * hinge.sum() / size
+        if config.pretrain_weight:
+            loss = loss + config.pretrain_weight * self.pretraining(step, part, prompts, x0) / size
+        loss.backward()
+        return float(rewards.detach().sum()) / size, float(loss.detach())
+
+    def pretraining(
+        self, step: int, part: range, prompts: list[str], x0: torch.Tensor
+    ) -> torch.Tensor:
+        """The denoising loss on the model's own predictions, summed over the micro-batch."""
+        backbone, streams = self.context.backbone, self.context.streams
+        noise = streams.normal("regression", step, part, backbone.latent_shape).to(backbone.device)
+        timesteps = [
+            streams.integer("timestep", step, 0, backbone.train_timesteps, i) for i in part
+        ]
+        noisy, target = backbone.noised(x0.detach(), noise, timesteps)
+        output = backbone.predict(noisy, timesteps, backbone.encode(prompts), 1.0)
+        return (output - target).square().flatten(1).mean(1).sum()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state)

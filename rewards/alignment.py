@@ -1,0 +1,93 @@
+"""Alignment of picture and prompt: the cosine of their CLIP features.
+
+Radford et al. 2021, arXiv 2103.00020; the score of Hessel et al. 2021 (CLIPScore, arXiv
+2104.08718) without its factor 2.5 and its clipping at 0.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.api import UserError
+from rewards import Reward, register_reward
+from rewards._check import check
+
+EMBEDDED = Path(__file__).parent.parent / "benchmarks/backbone/emoji/weights/clip"
+
+
+@register_reward("alignment")
+class Alignment(Reward):
+    """Cosine similarity in [-1, 1] by the CLIP model in ``folder``, read at the first call.
+
+    The folder is what ``save_pretrained`` of a ``CLIPModel`` and of its tokenizer write, with
+    a ``preprocessor_config.json`` unless it is the embedded one. Pictures of another size are
+    resized bicubically with antialias, as CLIP's own preprocessing does, and not cropped.
+    """
+
+    unit = "cosine"
+    reference = "CLIP, Radford et al. 2021, arXiv 2103.00020"
+    differentiable = True
+
+    def __init__(self, device: Any, *, folder: Path = EMBEDDED) -> None:
+        self.device, self.folder = torch.device(device), Path(folder)
+
+    def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        check(images, prompts)
+        model, tokenizer, mean, std = _load(self.folder.resolve(), self.device)
+        side = model.config.vision_config.image_size
+        pixels = images.to(self.device, torch.float32)
+        if pixels.shape[2:] != (side, side):
+            pixels = F.interpolate(pixels, (side, side), mode="bicubic", antialias=True)
+            pixels = pixels.clamp(0, 1)  # bicubic overshoots; an 8-bit picture could not
+        tokens = tokenizer(
+            list(prompts),
+            padding=True,
+            truncation=True,
+            max_length=model.config.text_config.max_position_embeddings,
+            return_tensors="pt",
+        ).to(self.device)
+        with torch.no_grad():
+            text = _features(
+                model.get_text_features(
+                    input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+                )
+            )
+        image = _features(model.get_image_features(pixel_values=(pixels - mean) / std))
+        return F.cosine_similarity(image, text)
+
+
+@lru_cache(maxsize=4)
+def _load(folder: Path, device: torch.device) -> tuple[Any, Any, Tensor, Tensor]:
+    """The frozen float32 model, its tokenizer, and the mean and std (3, 1, 1) of its pixels."""
+    from transformers import AutoTokenizer, CLIPModel
+
+    if not (folder / "config.json").is_file():
+        raise UserError(f"alignment: {folder} is not the folder of a CLIP model")
+    model = CLIPModel.from_pretrained(folder, local_files_only=True)
+    model = model.float().eval().requires_grad_(False).to(device)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in _normalisation(folder))
+    return model, tokenizer, mean, std
+
+
+def _normalisation(folder: Path) -> tuple[list[float], list[float]]:
+    if folder == EMBEDDED.resolve():
+        return [0.5] * 3, [0.5] * 3
+    path = folder / "preprocessor_config.json"
+    if not path.is_file():
+        raise UserError(f"alignment: {path} is missing; it gives image_mean and image_std")
+    config = json.loads(path.read_text())
+    return config["image_mean"], config["image_std"]
+
+
+def _features(output: Any) -> Tensor:
+    """Transformers 4 returns the projected features, 5 an output object that holds them."""
+    return output if isinstance(output, Tensor) else output.pooler_output

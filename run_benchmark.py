@@ -1,0 +1,165 @@
+"""Compare reward fine-tuning methods at matched compute.
+
+    python run_benchmark.py --methods alignprop ddpo
+
+needs no network: the default backbone is the embedded text-to-image model. Results (records,
+reward curve, table, before/after pictures, LoRA checkpoints) go to --out. Each method's options
+carry its name, e.g. --alignprop.truncation.mode full; they are listed by
+--methods NAME --help.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from benchmarks import config, registry
+from benchmarks.api import UserError
+
+LISTS = ("methods", "rewards", "backbones", "tasks")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to compare, and with how much compute."""
+
+    methods: tuple[str, ...] = ("alignprop", "ddpo")
+    """Names of methods (see --list methods)."""
+    backbone: str = "emoji"
+    """emoji (embedded), sd15, a diffusers folder or a hub id."""
+    reward: str = "jpeg"
+    """What to optimise (see --list rewards)."""
+    task: str = "animals"
+    """Prompts and splits (see --list tasks)."""
+    budget: str | None = None
+    """KIND=AMOUNT per cell (flops, queries, nfe, steps, seconds). Default: the preset's."""
+    seeds: tuple[int, ...] = (0,)
+    """One cell per method and seed."""
+    out: Path = Path("runs")
+    """Where results go; finished cells there are not run again."""
+    config: Path | None = None
+    """A TOML file with a table per method."""
+    plugin: tuple[Path, ...] = ()
+    """Python files that register methods or rewards. They are run."""
+
+
+def main(arguments: list[str]) -> int:
+    """Exit code: 0 done, 1 a cell failed, 2 bad input."""
+    try:
+        if "--list" in arguments:
+            return print_lists(arguments[arguments.index("--list") + 1 :])
+        return compare(arguments)
+    except UserError as error:
+        print(f"run_benchmark.py: {error}", file=sys.stderr)
+        return 2
+
+
+def print_lists(kinds: list[str]) -> int:
+    """Print the known methods, rewards, backbones and tasks, with where each comes from."""
+    for kind in kinds or LISTS:
+        if kind not in LISTS:
+            raise UserError(f"--list {kind}: choose from {', '.join(LISTS)}")
+        print(f"{kind}:")
+        if kind in ("methods", "rewards"):
+            known = registry.methods if kind == "methods" else registry.rewards
+            for name in known.names():
+                summary = (known.get(name).__doc__ or "").split("\n")[0]
+                print(f"  {name:24} {summary} [{known.origins[name]}]")
+            for where, why in known.broken.items():
+                print(f"  broken: {where}: {why}")
+        elif kind == "tasks":
+            for name in config.task_names():
+                task = config.load_task(name)
+                print(f"  {name:24} {len(task.train)} training, {len(task.unseen)} unseen prompts")
+        else:
+            from benchmarks.backbone.lora_sd import BACKBONES
+
+            for name, place in BACKBONES.items():
+                print(f"  {name:24} {'embedded' if name == 'emoji' else place}")
+    return 0
+
+
+def parse(arguments: list[str]) -> tuple[Options, dict[str, Any]]:
+    """The options and one Config per method, from all layers."""
+    plain = [a for a in arguments if a not in ("-h", "--help")]
+    first, _ = tyro.cli(Options, args=plain, return_unknown_args=True)
+    for plugin in first.plugin:
+        registry.load_plugin(plugin)
+    preset = config.load_preset(first.backbone)
+    chosen = config.read_toml(first.config) if first.config else {}
+    unknown = set(chosen) - set(first.methods)
+    if unknown:
+        raise UserError(f"{first.config}: no such method among --methods: {', '.join(unknown)}")
+    fields: list[Any] = [("options", Annotated[Options, tyro.conf.arg(name="")], first)]
+    for name in first.methods:
+        defaults = config.method_config(
+            registry.methods.get(name),
+            (preset.get(name, {}), f"preset for {first.backbone}"),
+            (chosen.get(name, {}), str(first.config)),
+        )
+        fields.append((_identifier(name), type(defaults), field(default=defaults)))
+    combined = dataclasses.make_dataclass("All", fields, frozen=True)
+    parsed: Any = tyro.cli(combined, args=arguments, description=__doc__, prog="run_benchmark.py")
+    options = parsed.options
+    if options.budget is None:
+        options = dataclasses.replace(options, budget=preset["budget"])
+    return options, {name: getattr(parsed, _identifier(name)) for name in first.methods}
+
+
+def _identifier(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def compare(arguments: list[str]) -> int:
+    """Run every cell, then write and print the report."""
+    options, configs = parse(arguments)
+    from analysis.report import write_report
+    from benchmarks.harness import Harness, Spec
+    from benchmarks.progress import bar
+
+    budget, task = config.Budget.parse(options.budget), config.load_task(options.task)
+    evaluation = config.load_preset(options.backbone)["evaluation"]
+    specs = [
+        Spec(
+            method=name,
+            config=configs[name],
+            task=task,
+            reward=options.reward,
+            backbone=options.backbone,
+            seed=seed,
+            budget=budget,
+            evaluation=evaluation,
+        )
+        for seed in options.seeds
+        for name in options.methods
+    ]
+    for spec in specs:
+        spec.description()  # refuses what cannot work before anything is computed
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {options.out}: cannot be written ({error.strerror})") from error
+    harness, failed = Harness(options.out), 0
+    for spec in specs:
+        with bar(f"{spec.method}, seed {spec.seed}") as progress:
+            try:
+                harness.run(spec, progress)
+            except (RuntimeError, MemoryError, ValueError) as error:
+                failed += 1
+                message = str(error).splitlines()[0] if str(error) else type(error).__name__
+                print(f"{spec.method}, seed {spec.seed} failed: {message}", file=sys.stderr)
+    print(write_report(options.out))
+    print(f"\nCurves, table and pictures: {options.out}/")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,114 @@
+"""Shared fixtures: tiny random models, so that tests need no downloads and little time."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from benchmarks.api import Context, Reward
+from benchmarks.backbone.lora_sd import LoraSD
+from benchmarks.ledger import Ledger
+from benchmarks.streams import Streams
+
+
+def tiny_pipeline(seed: int = 0) -> StableDiffusionPipeline:
+    """A random Stable Diffusion: 16-pixel images, 4 latent channels at 8x8, epsilon prediction."""
+    torch.manual_seed(seed)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    symbols = [*letters, *(c + "</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {symbol: i for i, symbol in enumerate(symbols)}
+    text = CLIPTextConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=16,
+        bos_token_id=vocabulary["<|startoftext|>"],
+        eos_token_id=vocabulary["<|endoftext|>"],
+        pad_token_id=vocabulary["<|endoftext|>"],
+    )
+    return StableDiffusionPipeline(
+        vae=AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            block_out_channels=(8, 8),
+            norm_num_groups=4,
+            latent_channels=4,
+            sample_size=16,
+        ),
+        text_encoder=CLIPTextModel(text),
+        tokenizer=CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=16),
+        unet=UNet2DConditionModel(
+            sample_size=8,
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            cross_attention_dim=16,
+            attention_head_dim=2,
+            norm_num_groups=4,
+        ),
+        scheduler=DDIMScheduler(
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            clip_sample=False,
+            set_alpha_to_one=False,
+            steps_offset=1,
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny pipeline as a diffusers folder."""
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny_pipeline().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def backbone() -> LoraSD:
+    """The tiny pipeline with LoRA matrices that are all non-zero."""
+    model = LoraSD(tiny_pipeline(), Ledger())
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():
+        parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+class Greyness(Reward):
+    """A smooth toy reward: minus the mean squared distance to a grey of 0.3, per picture."""
+
+    unit, reference, differentiable = "squared pixel range, negative", "toy", True
+
+    def __init__(self, device: object = "cpu") -> None:
+        pass
+
+    def __call__(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        assert len(images) == len(prompts)
+        return -((images - 0.3) ** 2).mean((1, 2, 3))
+
+
+@pytest.fixture
+def context(backbone: LoraSD) -> Context:
+    """Everything a method is handed, over the tiny model and the toy reward."""
+    names = ["cat", "dog", "fox"]
+    return Context(
+        backbone=backbone,
+        reward=backbone.ledger.counted(Greyness()),
+        prompts=lambda step, count: [names[i % 3] for i in range(count)],
+        streams=Streams(0),
+    )

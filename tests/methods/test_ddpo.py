@@ -1,0 +1,117 @@
+"""DDPO: ratio 1 before the first update, and the score-function gradient there."""
+
+import pytest
+import torch
+
+from benchmarks.api import Context, UserError
+from methods.ddpo import DDPO, Config, PromptStatistics
+
+SMALL = {"samples_per_round": 8, "micro_batch": 4, "sampling_steps": 3, "updates_per_round": 1}
+
+
+def gradient(method: DDPO, step: int = 0) -> torch.Tensor:
+    captured: list[torch.Tensor] = []
+
+    def capture() -> float:
+        captured.extend(p.grad.clone().flatten() for p in method.optimizer.parameters)
+        for p in method.optimizer.parameters:
+            p.grad = None
+        return 0.0
+
+    method.optimizer.step = capture  # type: ignore[method-assign]
+    method.step(step)
+    return torch.cat(captured)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 5.0])
+def test_ratio_is_exactly_one_before_the_first_update(context: Context, guidance: float):
+    method = DDPO(Config(**SMALL, guidance=guidance), context)
+    assert method.step(0).extra["ratio_deviation"] == 0.0
+
+
+def test_ratio_moves_after_an_update(context: Context):
+    method = DDPO(Config(**(SMALL | {"updates_per_round": 2})), context)
+    assert method.step(0).extra["ratio_deviation"] == 0.0
+    assert method.step(1).extra["ratio_deviation"] > 0.0
+
+
+def test_at_ratio_one_the_gradient_is_the_score_function(context: Context):
+    ours = gradient(DDPO(Config(**SMALL), context))
+    score = gradient(DDPO(Config(**SMALL, clip=None), context))
+    torch.testing.assert_close(ours, score, rtol=1e-3, atol=1e-7)
+
+
+def test_clipping_stops_the_gradient_outside_the_trust_region(context: Context):
+    method = DDPO(Config(**(SMALL | {"inner_epochs": 2, "clip": 1e-4})), context)
+    method.step(0)
+    assert method.round is not None
+    # With positive advantages and ratios far above 1 + clip the surrogate is constant.
+    method.round.advantages = torch.ones(8)
+    method.round.log_probs = method.round.log_probs - 1.0
+    assert gradient(method, step=1).abs().max() == 0
+
+
+def test_advantages_use_the_prompt_once_it_is_known():
+    statistics = PromptStatistics(size=4, minimum=2)
+    rewards = torch.tensor([1.0, 3.0, 10.0])
+    found = statistics.advantages(["cat", "cat", "dog"], rewards)
+    everything = (10.0 - rewards.mean()) / rewards.std(correction=0)
+    torch.testing.assert_close(found, torch.tensor([-1.0, 1.0, float(everything)]))
+    # The buffer holds the latest four: 3, 5, 5, 5 (the current ones are added first).
+    again = statistics.advantages(["cat"] * 3, torch.full((3,), 5.0))
+    torch.testing.assert_close(again, torch.full((3,), (5 - 4.5) / 0.75**0.5))
+
+
+def test_resume_gives_the_identical_next_step(context: Context):
+    method = DDPO(Config(**(SMALL | {"updates_per_round": 2})), context)
+    method.step(0)
+    weights, state = context.backbone.lora_state(), method.state_dict()
+    import copy
+
+    state = copy.deepcopy(state)
+    method.step(1)
+    expected = context.backbone.lora_state()
+    context.backbone.load_lora_state(weights)
+    resumed = DDPO(method.config, context)
+    resumed.load_state_dict(state)
+    resumed.step(1)
+    for name, value in context.backbone.lora_state().items():
+        assert torch.equal(value, expected[name])
+
+
+@pytest.mark.parametrize(
+    "bad", [{"samples_per_round": 9}, {"micro_batch": 3}, {"eta": 0.0}, {"updates_per_round": 3}]
+)
+def test_impossible_configurations_are_refused(context: Context, bad: dict):
+    with pytest.raises(UserError):
+        DDPO(Config(**({**SMALL, "updates_per_round": 2} | bad)), context)
+
+
+def test_estimate_is_unbiased_on_a_known_gradient(context: Context):
+    """E[A * grad log p] of the last sampling step's Gaussian is the gradient of the mean reward.
+
+    The reward is linear in the mean of the step, so the exact gradient is known by backpropagation.
+    """
+    backbone, count = context.backbone, 4000
+    sampler = backbone.chain(3, eta=1.0)
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(1, *backbone.latent_shape, generator=generator)
+    weight = torch.randn(backbone.latent_shape, generator=generator)
+    text = backbone.encode(["cat"])
+    mean = sampler.mean(1, backbone.predict(latents, sampler.timesteps[1], text, 5.0), latents)
+    parameter = backbone.parameters()[-1]
+    (exact,) = torch.autograd.grad((weight * mean).sum(), parameter, retain_graph=True)
+    noise = torch.randn(count, *backbone.latent_shape, generator=generator)
+    values = (mean + sampler.std(1) * noise).detach()
+    rewards = (weight * (values - mean.detach())).flatten(1).sum(1)
+    # log_prob averages over dimensions, the density sums: multiply back.
+    log_probs = sampler.log_prob(1, values, mean) * weight.numel()
+    halves = []
+    for part in torch.arange(count).split(count // 8):
+        surrogate = (rewards[part] * log_probs[part]).mean()
+        halves.append(torch.autograd.grad(surrogate, parameter, retain_graph=True)[0])
+    estimates = torch.stack(halves)
+    error = estimates.mean(0) - exact
+    standard = estimates.std(0) / 8**0.5
+    assert ((error / standard).abs() < 5).float().mean() > 0.97
+    assert estimates.mean(0).flatten() @ exact.flatten() > 0.5 * exact.square().sum()

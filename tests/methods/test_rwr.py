@@ -1,0 +1,46 @@
+"""RWR: weights average 1; the loss is the weighted denoising loss."""
+
+import pytest
+import torch
+
+from benchmarks.api import Context, UserError
+from methods.rwr import RWR, Config, weights
+
+PROMPTS = ["cat", "dog", "cat", "dog", "cat", "cat", "dog", "dog", "cat", "dog"]
+
+
+def test_weights_average_one_globally_and_per_prompt():
+    rewards = torch.randn(10, generator=torch.Generator().manual_seed(0))
+    whole = weights(rewards, PROMPTS, beta=0.7, per_prompt=False, sparse=None)
+    torch.testing.assert_close(whole.mean(), torch.tensor(1.0))
+    torch.testing.assert_close((whole[1] / whole[0]).log(), 0.7 * (rewards[1] - rewards[0]))
+    each = weights(rewards, PROMPTS, beta=0.7, per_prompt=True, sparse=None)
+    for prompt in ("cat", "dog"):
+        rows = [i for i, p in enumerate(PROMPTS) if p == prompt]
+        torch.testing.assert_close(each[rows].mean(), torch.tensor(1.0))
+
+
+def test_sparse_keeps_its_share_of_each_prompt():
+    rewards = torch.arange(10.0)
+    kept = weights(rewards, PROMPTS, beta=1.0, per_prompt=False, sparse=0.4)
+    assert kept.nonzero().flatten().tolist() == [5, 7, 8, 9]
+    torch.testing.assert_close(kept.mean(), torch.tensor(1.0))
+
+
+def test_the_best_fitting_prediction_has_no_loss(context: Context):
+    method = RWR(
+        Config(samples_per_round=4, batch_size=4, micro_batch=2, sampling_steps=3), context
+    )
+    method.round = method.sample(0)
+    backbone, streams = context.backbone, context.streams
+    noise = streams.normal("regression", 0, [0, 1], backbone.latent_shape)
+    answers = iter([noise, noise + 1])
+    backbone.predict = lambda *_: next(answers).requires_grad_()  # type: ignore[method-assign]
+    assert method.backward(0, [0, 1], 2) == pytest.approx(0.0)
+    expected = float(method.round.weights[:2].mean())
+    assert method.backward(0, [0, 1], 2) == pytest.approx(expected)
+
+
+def test_bad_share_is_refused(context: Context):
+    with pytest.raises(UserError, match="share"):
+        RWR(Config(sparse=1.5), context)

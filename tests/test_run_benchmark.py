@@ -1,0 +1,198 @@
+"""The command line, end to end on a tiny diffusers folder."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+
+import run_benchmark
+from benchmarks import config
+from benchmarks.evaluate import NOISE_SEED
+from benchmarks.streams import Streams
+
+SMALL = [
+    *("--alignprop.batch-size", "2", "--alignprop.micro-batch", "2"),
+    *("--alignprop.sampling-steps", "4", "--ddpo.sampling-steps", "4"),
+    *("--ddpo.samples-per-round", "4", "--ddpo.micro-batch", "2"),
+    *("--alignprop.optimizer.lr", "0.1"),  # so that a few steps can be seen
+]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_prompts():
+    """Evaluation of six pictures instead of fifty-four."""
+    full = config.load_task
+
+    def load(name: str) -> config.Task:
+        task = full(name)
+        few = {"train": task.train[:4], "unseen": task.unseen[:2]}
+        return dataclasses.replace(task, **few, train_images=1, unseen_images=2)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config, "load_task", load)
+        yield
+
+
+def run(folder: Path, out: Path, *more: str) -> int:
+    both = ["--methods", "alignprop", "ddpo", "--backbone", str(folder), "--out", str(out)]
+    return run_benchmark.main([*both, *SMALL, *more])
+
+
+def records(out: Path, method: str, name: str) -> list[dict]:
+    (cell,) = out.glob(f"{method}-*")
+    lines = (cell / f"{name}.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs")
+    assert run(tiny_folder, out, "--budget", "flops=6e8") == 0
+    return out
+
+
+def test_it_leaves_records_curve_table_and_pictures(finished: Path):
+    for name in ("reward_curve.png", "table.md"):
+        assert (finished / name).stat().st_size > 100
+    for method in ("alignprop", "ddpo"):
+        assert (finished / f"before_after_{method}.png").exists()
+        evals = records(finished, method, "evals")
+        assert {e["split"] for e in evals} == {"train", "unseen"}
+        assert {0.0, 0.5, 1.0} <= {e["fraction"] for e in evals}
+
+
+def test_budget_is_spent_and_never_exceeded(finished: Path):
+    for method in ("alignprop", "ddpo"):
+        steps = records(finished, method, "steps")
+        assert 0 < steps[-1]["flops"] <= 6e8
+        assert steps[-1]["flops"] + 2 * max(s["flops"] / s["step"] for s in steps) > 6e8
+        for e in records(finished, method, "evals"):
+            assert e["flops"] <= e["fraction"] * 6e8
+
+
+def test_the_same_seed_gives_the_same_numbers(finished: Path, tiny_folder: Path, tmp_path: Path):
+    assert run(tiny_folder, tmp_path, "--budget", "flops=6e8") == 0
+    for method in ("alignprop", "ddpo"):
+        for name in ("steps", "evals"):
+            assert records(tmp_path, method, name) == records(finished, method, name)
+
+
+def test_finished_cells_are_not_run_again(finished: Path, tiny_folder: Path):
+    before = {p: p.stat().st_mtime_ns for p in finished.glob("*/steps.jsonl")}
+    assert run(tiny_folder, finished, "--budget", "flops=6e8") == 0
+    assert before == {p: p.stat().st_mtime_ns for p in finished.glob("*/steps.jsonl")}
+
+
+def test_plain_diffusers_draws_the_final_pictures(finished: Path, tiny_folder: Path):
+    """StableDiffusionPipeline with the run's checkpoint gives the run's own pictures."""
+    (cell,) = finished.glob("alignprop-*")
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny_folder, safety_checker=None)
+    pipeline.load_lora_weights(cell)
+    pipeline.set_progress_bar_config(disable=True)
+    prompts = config.load_task("animals").evaluation_prompts()["unseen"][:2]
+    settings = config.load_preset("emoji")["evaluation"]
+    drawn = pipeline(
+        prompts,
+        num_inference_steps=settings["sampling_steps"],
+        guidance_scale=settings["guidance"],
+        latents=Streams(NOISE_SEED).normal("evaluation", 0, range(2), (4, 8, 8)),
+        output_type="np",
+    ).images
+    last = records(finished, "alignprop", "evals")[-1]["step"]
+    assert last > 0
+    for i, picture in enumerate(drawn):
+        path = cell / "images" / "unseen" / f"{last:06d}" / f"{i:03d}.png"
+        saved = np.asarray(Image.open(path)).astype(float)
+        assert np.abs(saved - 255 * picture).max() < 1.0
+        base = np.asarray(Image.open(cell / "images/unseen/000000" / f"{i:03d}.png"))
+        assert np.abs(saved - base).max() > 2.0  # the checkpoint matters
+
+
+@pytest.mark.parametrize("budget", ["steps=2", "queries=8", "nfe=64", "seconds=2"])
+def test_every_kind_of_budget(tiny_folder: Path, tmp_path: Path, budget: str):
+    assert run(tiny_folder, tmp_path, "--budget", budget) == 0
+    kind, amount = budget.split("=")
+    if kind == "steps":
+        assert len(records(tmp_path, "ddpo", "steps")) == int(amount)
+    if kind == "queries":
+        assert records(tmp_path, "ddpo", "steps")[-1]["reward_queries"] == int(amount)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--methods", "alignprob"], "did you mean 'alignprop'"),
+        (["--reward", "jpg"], "did you mean 'jpeg'"),
+        (["--reward", "jpeg-incompressibility"], "black box"),
+        (["--budget", "flops=-1"], "positive amount"),
+        (["--budget", "parsecs=3"], "KIND of flops"),
+        (["--backbone", "/nonexistent"], "not a Stable Diffusion folder"),
+        (["--task", "plants"], "known: animals"),
+        (["--config", "/nonexistent.toml"], "no such file"),
+        (["--plugin", "/nonexistent.py"], "no such Python file"),
+        (["--out", "/dev/null/runs"], "cannot be written"),
+        (["--list", "colours"], "choose from"),
+    ],
+)
+def test_bad_input_is_one_clear_line(arguments, message, tmp_path, capsys):
+    if "--out" not in arguments:
+        arguments = [*arguments, "--out", str(tmp_path)] if "--list" not in arguments else arguments
+    assert run_benchmark.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_a_config_file_with_a_wrong_key_names_the_nearest(tmp_path, capsys):
+    path = tmp_path / "mine.toml"
+    path.write_text("[alignprop]\nbatch_sise = 3\n")
+    assert run_benchmark.main(["--config", str(path), "--out", str(tmp_path)]) == 2
+    assert "did you mean 'batch_size'" in capsys.readouterr().err
+
+
+def test_the_command_line_beats_the_file(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("[alignprop]\nbatch_size = 3\nmicro_batch = 3\n")
+    _, configs = run_benchmark.parse(["--config", str(path), "--alignprop.batch-size", "5"])
+    assert (configs["alignprop"].batch_size, configs["alignprop"].micro_batch) == (5, 3)
+    assert configs["alignprop"].guidance == config.load_preset("emoji")["alignprop"]["guidance"]
+
+
+def test_a_failed_cell_is_recorded_and_the_others_go_on(tiny_folder, tmp_path, capsys):
+    plugin = tmp_path / "broken.py"
+    plugin.write_text(
+        "from methods.refl import ReFL\n"
+        "from methods import register_method\n"
+        "@register_method('broken')\n"
+        "class Broken(ReFL):\n"
+        "    'Fails.'\n"
+        "    def step(self, step):\n"
+        "        raise RuntimeError('it broke')\n"
+    )
+    arguments = ["--methods", "broken", "refl", "--plugin", str(plugin), "--budget", "steps=1"]
+    arguments += ["--backbone", str(tiny_folder), "--out", str(tmp_path / "runs")]
+    code = run_benchmark.main(arguments)
+    assert code == 1
+    assert "it broke" in capsys.readouterr().err
+    (cell,) = (tmp_path / "runs").glob("broken-*")
+    assert json.loads((cell / "failed.json").read_text())["error"] == "it broke"
+    assert len(list((tmp_path / "runs").glob("refl-*/done"))) == 1
+
+
+def test_lora_has_the_papers_size_on_sd15_shapes():
+    """Rank 4 on the attention projections of SD v1.5: 797,184 parameters, without weights."""
+    from diffusers import UNet2DConditionModel
+    from peft import LoraConfig
+
+    from benchmarks.backbone.lora_sd import TARGETS
+
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(cross_attention_dim=768)
+        unet.requires_grad_(False)
+        unet.add_adapter(LoraConfig(r=4, target_modules=TARGETS))
+    assert sum(p.numel() for p in unet.parameters() if p.requires_grad) == 797_184
