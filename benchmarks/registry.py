@@ -11,13 +11,33 @@ import difflib
 import importlib
 import importlib.util
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from benchmarks.api import Method, Reward, UserError
 
 Entry = TypeVar("Entry")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A name for a registered class with some of its configuration set."""
+
+    of: str
+    values: dict[str, Any]
+
+    def __str__(self) -> str:
+        return f"{self.of} with {', '.join(f'{k} = {v}' for k, v in _flat(self.values))}"
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        name = prefix + key
+        rows += _flat(value, f"{name}.") if isinstance(value, dict) else [(name, value)]
+    return rows
 
 
 class Registry:
@@ -27,6 +47,7 @@ class Registry:
         self.kind, self.package = kind, package
         self.entries: dict[str, type] = {}
         self.origins: dict[str, str] = {}
+        self.variants: dict[str, Variant] = {}
         self.broken: dict[str, str] = {}  # where -> why it could not be imported
         self._loaded = False
 
@@ -43,6 +64,11 @@ class Registry:
             return cls
 
         return add
+
+    def variant(self, name: str, of: str, **values: Any) -> None:
+        """Make ``of`` with ``values`` over its configuration known as ``name``."""
+        self.register(name)(self.entries[of])
+        self.variants[name] = Variant(of, values)
 
     def get(self, name: str) -> type:
         """The class of that name; an unknown name is an error with the nearest known one."""
@@ -80,6 +106,11 @@ rewards = Registry("reward", "rewards")
 def register_method(name: str) -> Callable[[type[Method]], type[Method]]:
     """Decorator: make a ``Method`` known as ``name``."""
     return methods.register(name)
+
+
+def method_variant(name: str, of: str, **values: Any) -> None:
+    """Make a registered method with ``values`` over its configuration known as ``name``."""
+    methods.variant(name, of, **values)
 
 
 def register_reward(name: str) -> Callable[[type[Reward]], type[Reward]]:

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal
 
 from benchmarks.api import Context, Method, StepResult, UserError
 from benchmarks.optim import AdamW, Optimizer
-from benchmarks.registry import register_method
+from benchmarks.registry import method_variant, register_method
 
 Mode = Literal["full", "fixed", "per_trajectory", "normal", "per_step"]
 CODE = "AlignProp main branch"
@@ -139,3 +139,10 @@ class AlignProp(Method):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state)
+
+
+method_variant("alignprop-full", "alignprop", truncation={"mode": "full"})
+for k in (1, 5, 10):  # the paper's ablation
+    method_variant(f"alignprop-k{k}", "alignprop", truncation={"mode": "fixed", "k": k})
+method_variant("alignprop-normal", "alignprop", truncation={"mode": "normal"})
+method_variant("alignprop-per-step", "alignprop", truncation={"mode": "per_step"})

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from benchmarks.api import Context, Method, StepResult, UserError
 from benchmarks.optim import AdamW, Optimizer
-from benchmarks.registry import register_method
+from benchmarks.registry import method_variant, register_method
 
 CODE = "ddpo-pytorch"
 
@@ -203,3 +203,6 @@ class DDPO(Method):
         for prompt, values in state["recent"].items():
             self.statistics.recent[prompt].extend(values)
         self.round = Round(**state["round"]) if state["round"] else None
+
+
+method_variant("ddpo-sf", "ddpo", clip=None)

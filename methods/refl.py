@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.api import Context, Method, StepResult, UserError
 from benchmarks.optim import AdamW, Optimizer
-from benchmarks.registry import register_method
+from benchmarks.registry import method_variant, register_method
 
 CODE = "ImageReward repository"
 
@@ -113,3 +113,6 @@ class ReFL(Method):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state)
+
+
+method_variant("refl-pretrain", "refl", pretrain_weight=1.0)

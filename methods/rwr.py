@@ -21,7 +21,7 @@ from torch import Tensor
 
 from benchmarks.api import Context, Method, StepResult, UserError
 from benchmarks.optim import AdamW, Optimizer
-from benchmarks.registry import register_method
+from benchmarks.registry import method_variant, register_method
 
 CODE = "jannerm/ddpo"
 
@@ -149,3 +149,7 @@ class RWR(Method):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
         self.round = Round(**state["round"]) if state["round"] else None
+
+
+method_variant("rwr-per-prompt", "rwr", per_prompt=True)
+method_variant("rwr-sparse", "rwr", sparse=0.1)

@@ -4,15 +4,15 @@ Stages, in order; each writes into ``--work``, is skipped when finished and resu
 
 scenes      render the training pictures (the art is fetched with ``npm pack``)
 clip        tokenizer and a small CLIP; its text tower, frozen, conditions the U-Net
-vae         AutoencoderKL, f=8 with 24 channels: the encoder from principal components, the decoder
+vae         AutoencoderKL, f=8 with 32 channels: the encoder from principal components, the decoder
             trained; ``unet`` needs the encoder only
 counter     the embedded counting reward
 judge       the classifier that evaluates
 unet        v-prediction on cached latents, zero terminal SNR, conditioning dropped 10 %
 assemble    half-precision weights into ``weights/``
 
-``clip``, ``counter``, ``judge`` do not need ``vae``: two processes, one with ``--stages vae``, use
-two cores better than one process with two threads.
+``torchrun --nproc-per-node 2 -m benchmarks.backbone.emoji.pretrain --threads 1`` splits each batch
+over two processes, which uses two cores better than one process with two threads.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from rich.progress import Progress, TimeRemainingColumn
 from torch import Tensor, nn
+from torch import distributed as dist
 
 from benchmarks.backbone.emoji import build, data, vision
 
 STAGES = ("scenes", "clip", "vae", "counter", "judge", "unet", "assemble")
-STEPS = {"clip": 950, "vae": 2400, "counter": 600, "judge": 600, "unet": 1700}
-POOL = 16_000
+STEPS = {"clip": 950, "vae": 2400, "counter": 600, "judge": 600, "unet": 7000}
+POOL = 24_000
 
 
 class Pool:
@@ -75,9 +76,11 @@ def fit(
     ema_decay: float = 0.999,
     weight_decay: float = 0.01,
 ) -> Any:
-    """AdamW with linear warm-up and cosine decay, clipping at 1; returns the averaged module.
+    """AdamW, clipping at 1; returns the module's exponential moving average.
 
-    Saves every 250 steps and resumes from there. Step n draws from a generator seeded with n.
+    The learning rate warms up, stays, and falls to zero over the last 30 % of the steps. Saves
+    every 250 steps and resumes from there. Step n draws from a generator seeded with n and the
+    rank; gradients are averaged over processes.
     """
     steps, path = STEPS[stage], work / f"{stage}.ckpt.pt"
     trained = [p for p in module.parameters() if p.requires_grad]
@@ -105,12 +108,13 @@ def fit(
     with Progress(*Progress.get_default_columns(), TimeRemainingColumn()) as progress:
         bar = progress.add_task(stage, total=steps, completed=start)
         for step in range(start, steps):
-            torch.manual_seed(step)
-            rate = min(1.0, (step + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
-            optimizer.param_groups[0]["lr"] = lr * max(rate, 0.01)
-            loss = loss_of(step, np.random.default_rng(step))
+            torch.manual_seed(step * world() + rank())
+            rate = min(1.0, (step + 1) / 100, (steps - step) / (0.3 * steps))
+            optimizer.param_groups[0]["lr"] = lr * rate
+            loss = loss_of(step, np.random.default_rng([step, rank()]))
             optimizer.zero_grad()
             loss.backward()
+            average_gradients(trained)
             nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
             # A short average at first, so that the initialisation is forgotten.
@@ -120,10 +124,28 @@ def fit(
             value = loss.item()
             smooth = value if math.isnan(smooth) else 0.98 * smooth + 0.02 * value
             progress.update(bar, completed=step + 1, description=f"{stage} loss {smooth:.4f}")
-            if (step + 1) % 250 == 0 or step + 1 == steps:
+            if rank() == 0 and ((step + 1) % 250 == 0 or step + 1 == steps):
                 save(step + 1)
                 progress.console.print(f"{stage} step {step + 1} of {steps}: loss {smooth:.4f}")
     return average.module.eval()
+
+
+def world() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def average_gradients(parameters: list[nn.Parameter]) -> None:
+    if world() == 1:
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([g.flatten() for g in gradients]) / world()
+    dist.all_reduce(flat)
+    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
 
 
 def train_scenes(work: Path) -> None:
@@ -155,7 +177,7 @@ def train_clip(work: Path) -> None:
     clip = build.clip(tokenizer)
 
     def loss_of(step: int, rng: np.random.Generator) -> Tensor:
-        index = rng.integers(POOL, size=128)
+        index = rng.integers(POOL, size=128 // world())
         texts, named = pool.captions(index, rng)
         tokens = tokenizer(texts, padding="max_length", return_tensors="pt")
         out = clip(
@@ -194,7 +216,7 @@ def train_vae(work: Path) -> None:
     vae.encoder.requires_grad_(False)
 
     def loss_of(step: int, rng: np.random.Generator) -> Tensor:
-        index = rng.integers(POOL, size=6)
+        index = rng.integers(POOL, size=6 // world())
         pictures = 2 * pool.pictures(index) - 1
         latents = mean[index].float()
         latents = latents + build.NOISE * torch.randn_like(latents)
@@ -218,7 +240,7 @@ def train_counter(work: Path) -> None:
     pool, counter = Pool(work), vision.Counter()
 
     def loss_of(step: int, rng: np.random.Generator) -> Tensor:
-        index = rng.integers(POOL, size=32)
+        index = rng.integers(POOL, size=32 // world())
         density, logits = counter(degrade(pool.pictures(index), rng))
         target = torch.from_numpy(pool.density[index]).float()
         animal = torch.from_numpy(pool.animal[index])[:, None, None].expand_as(target)
@@ -233,7 +255,7 @@ def train_judge(work: Path) -> None:
     pool, judge = Pool(work), vision.Judge()
 
     def loss_of(step: int, rng: np.random.Generator) -> Tensor:
-        index = rng.integers(POOL, size=32)
+        index = rng.integers(POOL, size=32 // world())
         animal, count = judge(degrade(pool.pictures(index), rng))
         return F.cross_entropy(animal, torch.from_numpy(pool.animal[index])) + F.cross_entropy(
             count, torch.from_numpy(pool.count[index]) - 1
@@ -244,7 +266,7 @@ def train_judge(work: Path) -> None:
 
 @torch.no_grad()
 def encode_pool(work: Path) -> tuple[Tensor, Tensor]:
-    """Posterior means and standard deviations of every picture, cached: (POOL, 24, 8, 8) each."""
+    """Posterior means and standard deviations of every picture, cached: (POOL, 32, 8, 8) each."""
     path = work / "latents.pt"
     if not path.exists():
         pool, vae = Pool(work), encoder(work)
@@ -274,12 +296,15 @@ def train_unet(work: Path) -> None:
     unet.to(memory_format=torch.channels_last)
 
     def loss_of(step: int, rng: np.random.Generator) -> Tensor:
-        index = rng.integers(POOL, size=32)
+        size = 64 // world()
+        index = rng.integers(POOL, size=size)
         texts, _ = pool.captions(index, rng)
         rows = [captions[t] if rng.random() > 0.1 else 0 for t in texts]
         latents = scale * (mean[index] + std[index] * torch.randn_like(mean[index])).float()
         noise = torch.randn_like(latents)
-        timesteps = torch.from_numpy(rng.integers(1000, size=32))
+        # One timestep in each of ``size`` equal ranges: a less noisy gradient than free draws.
+        spread = (np.arange(size) + rng.random(size)) * 1000 / size
+        timesteps = torch.from_numpy(spread.astype(int))
         noisy = schedule.add_noise(latents, noise, timesteps)
         predicted = unet(noisy, timesteps, encoder_hidden_states=states[rows]).sample
         return F.mse_loss(predicted, schedule.get_velocity(latents, noise, timesteps))
@@ -311,12 +336,16 @@ def main() -> None:
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
+    if dist.is_torchelastic_launched():
+        dist.init_process_group("gloo")
     args.work.mkdir(parents=True, exist_ok=True)
     for stage in args.stages:
         done = args.work / f"{stage}.done"
         if not done.exists():
             torch.manual_seed(0)
             RUN[stage](args.work)
+            if world() > 1:
+                dist.barrier()
             done.touch()
 
 
