@@ -99,7 +99,7 @@ def parse(arguments: list[str]) -> tuple[Options, dict[str, Any]]:
         raise UserError(f"{first.config}: no such method among --methods: {', '.join(unknown)}")
     fields: list[Any] = [("options", Annotated[Options, tyro.conf.arg(name="")], first)]
     for name in first.methods:
-        defaults = method_defaults(name, preset, (chosen.get(name, {}), str(first.config)))
+        defaults = config.method_defaults(name, preset, (chosen.get(name, {}), str(first.config)))
         fields.append((_identifier(name), type(defaults), field(default=defaults)))
     combined = dataclasses.make_dataclass("All", fields, frozen=True)
     parsed: Any = tyro.cli(combined, args=arguments, description=__doc__, prog="run_benchmark.py")
@@ -107,16 +107,6 @@ def parse(arguments: list[str]) -> tuple[Options, dict[str, Any]]:
     if options.budget is None:
         options = dataclasses.replace(options, budget=preset["budget"])
     return options, {name: getattr(parsed, _identifier(name)) for name in first.methods}
-
-
-def method_defaults(name: str, preset: dict[str, Any], *more: tuple[dict[str, Any], str]) -> Any:
-    """A method's Config: its own defaults, then preset, then what makes it a variant."""
-    method, variant = registry.methods.get(name), registry.methods.variants.get(name)
-    layers = [(preset.get(name, {}), f"preset, table {name}")]
-    if variant:
-        layers.insert(0, (preset.get(variant.of, {}), f"preset, table {variant.of}"))
-        layers.insert(1, (variant.values, f"variant {name}"))
-    return config.method_config(method, *layers, *more)
 
 
 def _identifier(name: str) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks import registry
 from benchmarks.api import UserError
 
 FOLDER = Path(__file__).parent
@@ -126,9 +127,17 @@ def _checked(kind: Any, value: Any, where: str) -> Any:
     return value
 
 
-def method_config(cls: type, *layers: tuple[dict[str, Any], str]) -> Any:
-    """The default Config of a method with layers of (values, where they come from) put over it."""
-    config = cls.Config()  # type: ignore[attr-defined]
-    for values, where in layers:
+def method_defaults(name: str, preset: dict[str, Any], *more: tuple[dict[str, Any], str]) -> Any:
+    """A method's Config: its defaults, the preset, what makes it a variant, then ``more`` layers.
+
+    A layer is values and where they come from.
+    """
+    method, variant = registry.methods.get(name), registry.methods.variants.get(name)
+    layers = [(preset.get(name, {}), f"preset, table {name}")]
+    if variant:
+        layers.insert(0, (preset.get(variant.of, {}), f"preset, table {variant.of}"))
+        layers.insert(1, (variant.values, f"variant {name}"))
+    config = method.Config()  # type: ignore[attr-defined]
+    for values, where in [*layers, *more]:
         config = override(config, values, where)
     return config

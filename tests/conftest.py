@@ -18,6 +18,8 @@ from benchmarks.backbone.lora_sd import LoraSD
 from benchmarks.ledger import Ledger
 from benchmarks.streams import Streams
 
+torch.set_num_threads(1)  # the models are tiny, and several threads get in each other's way
+
 
 def tiny_pipeline(seed: int = 0) -> StableDiffusionPipeline:
     """A random Stable Diffusion: 16-pixel images, 4 latent channels at 8x8, epsilon prediction."""

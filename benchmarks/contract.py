@@ -1,0 +1,248 @@
+"""What every method keeps, shown by running it: ``run_benchmark.py check my_method.py``.
+
+Each check takes the name of a registered method, runs it for a few small steps on the embedded
+model and raises ``Broken`` with what to change. The tests run the same checks on our own methods.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import registry
+from benchmarks.api import Context, Method, Reward, UserError
+from benchmarks.backbone.lora_sd import LoraSD
+from benchmarks.config import load_preset, load_task, method_defaults, override
+from benchmarks.evaluate import pictures
+from benchmarks.ledger import Ledger
+from benchmarks.streams import Streams
+
+#: Configuration fields that make a step small, where a method has them.
+SMALL: dict[str, Any] = {
+    "batch_size": 4,
+    "micro_batch": 2,
+    "samples_per_round": 4,
+    "updates_per_round": 2,
+    "sampling_steps": 4,
+    "earliest": 2,
+    "latest": 3,
+}
+
+
+class Broken(Exception):
+    """A method breaks the contract; the message says what to change."""
+
+
+class Darkness(Reward):
+    """A toy reward: minus the mean pixel value. ``control`` takes its meaning away.
+
+    The control gives each picture the value of its neighbour in the batch, and a gradient that
+    points up or down by a coin toss.
+    """
+
+    unit, reference, differentiable = "pixel range, negative", "ours", True
+
+    def __init__(self, device: Any = "cpu", control: bool = False) -> None:
+        self.control, self.calls = control, 0
+
+    def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        values = -images.mean((1, 2, 3))
+        if not self.control:
+            return values
+        self.calls += 1
+        toss = torch.Generator().manual_seed(self.calls)
+        sign = 1.0 - 2.0 * torch.randint(2, values.shape, generator=toss).to(values.device)
+        return values.detach().roll(1) + sign * (values - values.detach())
+
+
+@dataclass
+class Bench:
+    """A method under test and what it works on."""
+
+    method: Method
+    backbone: LoraSD
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What the ledger has counted."""
+        return dict(self.backbone.ledger.counts)
+
+    def run(self, steps: range) -> dict[str, Tensor]:
+        """Do the steps; the LoRA weights afterwards."""
+        for step in steps:
+            self.method.step(step)
+        return self.backbone.lora_state()
+
+
+@functools.cache
+def model() -> tuple[LoraSD, dict[str, Tensor]]:
+    """The embedded model and its first LoRA weights."""
+    backbone = LoraSD.load("emoji", Ledger())
+    return backbone, backbone.lora_state()
+
+
+def bench(name: str, reward: Reward | None = None, **changes: Any) -> Bench:
+    """A fresh method on the model as it was first; ``changes`` go over the small configuration.
+
+    All benches share one model: use them one after the other.
+    """
+    config = method_defaults(name, load_preset("emoji"))
+    fields = {f.name for f in dataclasses.fields(config)}
+    small = {k: v for k, v in (SMALL | changes).items() if k in fields}
+    config = override(config, small, f"the small configuration of {name}")
+    backbone, start = model()
+    backbone.load_lora_state(start)
+    backbone.ledger.load_state_dict(Ledger().state_dict())
+    animals = load_task("animals").train
+    context = Context(
+        backbone=backbone,
+        reward=backbone.ledger.counted(reward or Darkness()),
+        prompts=lambda step, count: [animals[(step + i) % 3] for i in range(count)],
+        streams=Streams(0),
+    )
+    return Bench(registry.methods.get(name)(config, context), backbone)
+
+
+def configuration(name: str) -> None:
+    """The configuration is a frozen dataclass of defaults; unknown keys are refused."""
+    cls = registry.methods.get(name).Config  # type: ignore[attr-defined]
+    if not dataclasses.is_dataclass(cls) or not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        raise Broken("Config must be a dataclass with frozen=True")
+    try:
+        config = cls()
+    except TypeError as error:
+        raise Broken(f"every field of Config needs a default ({error})") from error
+    if override(config, dataclasses.asdict(config), name) != config:
+        raise Broken("Config does not survive being written out and read back")
+    try:
+        override(config, {"no_such_field": 1}, name)
+    except UserError:
+        return
+    raise Broken("Config accepts keys that it does not have")
+
+
+def two_steps_are_finite(name: str) -> None:
+    """Reward, loss and gradient norm of two steps are numbers."""
+    method = bench(name).method
+    for step in range(2):
+        result = method.step(step)
+        for what in ("reward", "loss", "grad_norm"):
+            if not math.isfinite(getattr(result, what)):
+                raise Broken(f"step {step}: {what} is {getattr(result, what)}")
+
+
+def only_lora_moves(name: str) -> None:
+    """The base weights stay bit-identical and the LoRA matrices change."""
+    this = bench(name)
+    lora = {id(p) for p in this.backbone.parameters()}
+    modules = (this.backbone.unet, this.backbone.vae, this.backbone.text_encoder)
+    base = [p for m in modules for p in m.parameters() if id(p) not in lora]
+    before, start = [p.clone() for p in base], this.backbone.lora_state()
+    end = this.run(range(4))
+    if not all(torch.equal(p, q) for p, q in zip(base, before, strict=True)):
+        model.cache_clear()
+        raise Broken("a base weight changed: optimise context.backbone.parameters() only")
+    if all(torch.equal(end[k], start[k]) for k in start):
+        raise Broken("no LoRA matrix changed in four steps: is the optimizer stepped?")
+
+
+def same_seed_same_result(name: str) -> None:
+    """Two runs from one seed end in the same weights."""
+    first, second = (bench(name).run(range(3)) for _ in range(2))
+    if _differ(first, second):
+        raise Broken("two runs differ: draw every random number from context.streams")
+
+
+def resuming_changes_nothing(name: str) -> None:
+    """Four steps equal two, save, restore and two, the ledger included."""
+    whole = bench(name)
+    expected, counts = whole.run(range(4)), whole.counts
+    first = bench(name)
+    weights, ledger = first.run(range(2)), first.backbone.ledger.state_dict()
+    file = io.BytesIO()
+    try:
+        torch.save(first.method.state_dict(), file)
+        state = torch.load(io.BytesIO(file.getvalue()), weights_only=True)
+    except Exception as error:
+        raise Broken(
+            f"state_dict() must hold tensors, numbers, text, lists and dicts only ({error})"
+        ) from error
+    second = bench(name)
+    second.backbone.load_lora_state(weights)
+    second.method.load_state_dict(state)
+    second.backbone.ledger.load_state_dict(ledger)
+    if _differ(expected, second.run(range(2, 4))):
+        raise Broken("a resumed run ends elsewhere: state_dict() misses something a step needs")
+    if second.counts != counts:
+        raise Broken("a resumed run does other work than an uninterrupted one")
+
+
+def ledger_equals_spy(name: str) -> None:
+    """The ledger's denoiser passes equal what the first layer of the U-Net has really seen."""
+    this, seen = bench(name), [0]
+
+    def spy(module: torch.nn.Module, args: tuple[Tensor]) -> None:
+        seen[0] += len(args[0])
+
+    hook = this.backbone.unet.conv_in.register_forward_pre_hook(spy)
+    this.run(range(2))
+    hook.remove()
+    counted = sum(this.counts.get(k, 0) for k in ("unet_forward", "unet_recompute"))
+    if counted != seen[0]:
+        raise Broken(
+            f"the U-Net ran on {seen[0]} samples and the ledger counted {counted}: call the "
+            "module, not its forward(), best through context.backbone"
+        )
+
+
+def needs_are_honest(name: str) -> None:
+    """``needs`` says whether the gradient of the reward is used."""
+    this = bench(name)
+    this.run(range(4))
+    needs = registry.methods.get(name).needs  # type: ignore[attr-defined]
+    if not needs & {"reward", "reward_grad"} or needs - {"reward", "reward_grad"}:
+        raise Broken("needs must be frozenset({'reward'}) or frozenset({'reward_grad'})")
+    used = this.counts.get("reward_backward", 0) > 0
+    if used and "reward_grad" not in needs:
+        raise Broken("the gradient of the reward is used: add 'reward_grad' to needs")
+    if not used and "reward_grad" in needs:
+        raise Broken("the gradient of the reward is never used: needs should say 'reward'")
+
+
+def evaluation_changes_nothing(name: str) -> None:
+    """Drawing pictures between steps leaves training as it was."""
+    expected = bench(name).run(range(3))
+    other = bench(name)
+    for step in range(3):
+        with other.backbone.ledger.paused():
+            pictures(other.backbone, ["cat"], 2, 2.0)
+        end = other.run(range(step, step + 1))
+    if _differ(expected, end):
+        raise Broken("an evaluation between steps changes training: keep no hidden state")
+
+
+CHECKS: dict[str, Callable[[str], None]] = {
+    check.__name__: check
+    for check in (
+        configuration,
+        two_steps_are_finite,
+        only_lora_moves,
+        same_seed_same_result,
+        resuming_changes_nothing,
+        ledger_equals_spy,
+        needs_are_honest,
+        evaluation_changes_nothing,
+    )
+}
+
+
+def _differ(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return any(not torch.equal(first[k], second[k]) for k in first)

@@ -1,0 +1,93 @@
+"""Every registered method keeps the contract; the contract catches methods that do not."""
+
+import functools
+
+import pytest
+import torch
+from conftest import tiny_pipeline
+
+from benchmarks import contract, registry
+from benchmarks.api import StepResult
+from benchmarks.backbone.lora_sd import LoraSD
+from benchmarks.ledger import Ledger
+from methods.refl import ReFL
+
+
+@pytest.fixture(autouse=True, scope="module")
+def tiny_model():
+    """The contract on the tiny pipeline instead of the embedded one."""
+
+    @functools.cache
+    def model() -> tuple[LoraSD, dict[str, torch.Tensor]]:
+        backbone = LoraSD(tiny_pipeline(), Ledger())
+        return backbone, backbone.lora_state()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contract, "model", model)
+        yield
+
+
+@pytest.mark.parametrize("check", contract.CHECKS)
+@pytest.mark.parametrize("name", registry.methods.names())
+def test_every_method(name: str, check: str):
+    contract.CHECKS[check](name)
+
+
+class ChangesTheBase(ReFL):
+    def step(self, step: int) -> StepResult:
+        with torch.no_grad():
+            self.context.backbone.unet.conv_in.bias += 1e-3
+        return super().step(step)
+
+
+class UsesGlobalRandomness(ReFL):
+    def step(self, step: int) -> StepResult:
+        with torch.no_grad():
+            for parameter in self.optimizer.parameters:
+                parameter += 0.1 * torch.rand(())
+        return super().step(step)
+
+
+class Forgets(ReFL):
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state) -> None:
+        pass
+
+
+class GoesBehindTheBack(ReFL):
+    def step(self, step: int) -> StepResult:
+        backbone = self.context.backbone
+        with torch.no_grad():
+            backbone.unet.forward(
+                torch.zeros(1, *backbone.latent_shape), 0, backbone.encode(["cat"])
+            )
+        return super().step(step)
+
+
+class HidesItsNeeds(ReFL):
+    needs = frozenset({"reward"})
+
+
+class NotFinite(ReFL):
+    def step(self, step: int) -> StepResult:
+        return StepResult(reward=float("nan"), loss=0.0, grad_norm=0.0)
+
+
+@pytest.mark.parametrize(
+    ("cls", "check", "message"),
+    [
+        (ChangesTheBase, "only_lora_moves", "a base weight changed"),
+        (NotFinite, "only_lora_moves", "no LoRA matrix changed"),
+        (NotFinite, "two_steps_are_finite", "reward is nan"),
+        (UsesGlobalRandomness, "same_seed_same_result", r"context\.streams"),
+        (Forgets, "resuming_changes_nothing", r"state_dict\(\) misses something"),
+        (GoesBehindTheBack, "ledger_equals_spy", "call the module"),
+        (HidesItsNeeds, "needs_are_honest", "add 'reward_grad'"),
+    ],
+)
+def test_it_catches(cls: type, check: str, message: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(registry.methods.entries, "broken", cls)
+    with pytest.raises(contract.Broken, match=message):
+        contract.CHECKS[check]("broken")
