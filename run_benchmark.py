@@ -6,12 +6,18 @@ needs no network: the default backbone is the embedded text-to-image model. Resu
 reward curve, table, before/after pictures, LoRA checkpoints) go to --out. Each method's options
 carry its name, e.g. --alignprop.truncation.mode full; they are listed by
 --methods NAME --help.
+
+    python run_benchmark.py --list [methods|rewards|backbones|tasks]
+    python run_benchmark.py new method NAME [--dir DIR]     a method that already runs, to change
+    python run_benchmark.py check FILE                      does the method keep the contract?
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import re
+import signal
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,14 +56,21 @@ class Options:
 
 
 def main(arguments: list[str]) -> int:
-    """Exit code: 0 done, 1 a cell failed, 2 bad input."""
+    """Exit code: 0 done, 1 a cell failed, 2 bad input, 130 interrupted."""
     try:
+        if arguments[:1] == ["new"]:
+            return new(arguments[1:])
+        if arguments[:1] == ["check"]:
+            return check(arguments[1:])
         if "--list" in arguments:
             return print_lists(arguments[arguments.index("--list") + 1 :])
         return compare(arguments)
     except UserError as error:
         print(f"run_benchmark.py: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
 
 
 def print_lists(kinds: list[str]) -> int:
@@ -84,6 +97,61 @@ def print_lists(kinds: list[str]) -> int:
             for name, place in BACKBONES.items():
                 print(f"  {name:24} {'embedded' if name == 'emoji' else place}")
     return 0
+
+
+def new(arguments: list[str]) -> int:
+    """``new method NAME [--dir DIR]``: write a commented method that already runs."""
+    usage = "new: write `new method NAME`, with a NAME like my_idea, and optionally `--dir DIR`"
+    if (
+        len(arguments) not in (2, 4)
+        or arguments[0] != "method"
+        or arguments[2:3] not in ([], ["--dir"])
+    ):
+        raise UserError(usage)
+    name, folder = arguments[1], Path(arguments[3] if len(arguments) == 4 else ".")
+    if not name.isidentifier():
+        raise UserError(usage)
+    path = folder / f"{name}.py"
+    if path.exists():
+        raise UserError(f"{path} exists already; choose another name or move it away")
+    text = (config.FOLDER / "templates" / "method.py").read_text("utf-8")
+    words = {"NAME": name, "CLASS": name.title().replace("_", ""), "PATH": str(path)}
+    for word, value in words.items():
+        text = re.sub(rf"\b{word}\b", value, text)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+    print(f"{path} runs as it is: python run_benchmark.py check {path}")
+    return 0
+
+
+def check(arguments: list[str]) -> int:
+    """``check FILE``: run the contract on every method a plugin file registers."""
+    if len(arguments) != 1:
+        raise UserError("check: name one Python file that registers methods")
+    before = set(registry.methods.names())
+    registry.load_plugin(Path(arguments[0]))
+    names = [n for n in registry.methods.names() if n not in before]
+    if not names:
+        raise UserError(f"{arguments[0]} registers no method; use @register_method('name')")
+    from benchmarks import contract
+
+    failed = 0
+    for name in names:
+        for title, run in contract.CHECKS.items():
+            try:
+                run(name)
+                print(f"{name}: {title.replace('_', ' ')}: yes", flush=True)
+            except (contract.Broken, UserError) as error:
+                failed += 1
+                print(f"{name}: {title.replace('_', ' ')}: NO. {error}", flush=True)
+            except Exception as error:  # noqa: BLE001 - a method under test may fail in any way
+                failed += 1
+                reason = f"{type(error).__name__}: {error}"
+                print(f"{name}: {title.replace('_', ' ')}: NO. It fails: {reason}", flush=True)
+    return 1 if failed else 0
 
 
 def parse(arguments: list[str]) -> tuple[Options, dict[str, Any]]:
@@ -159,4 +227,5 @@ def compare(arguments: list[str]) -> int:
 if __name__ == "__main__":
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     sys.exit(main(sys.argv[1:]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,6 +25,8 @@ from benchmarks.streams import Streams
 
 #: Shares of the budget at which every method is evaluated, evenly spaced in the logarithm.
 FRACTIONS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+#: At most this much work is lost when a run is killed. Seconds.
+CHECKPOINT_EVERY = 30.0
 
 Progress = Callable[[float, str], None]  # share of the budget used, what to say
 
@@ -119,13 +122,13 @@ class Harness:
         cell = Cell(self.out, spec.description())
         if cell.done:
             return cell.path
-        cell.begin()
-        try:
-            Run(self, spec, cell, progress).train()
-        except Exception as error:
-            cell.fail(error)
-            raise
-        cell.finish()
+        with cell.claimed():
+            try:
+                Run(self, spec, cell, progress).train()
+            except Exception as error:
+                cell.fail(error)
+                raise
+            cell.finish()
         return cell.path
 
     def base(self, key: str, measure: Callable[[], list[Evaluation]]) -> list[Evaluation]:
@@ -177,11 +180,9 @@ class Run:
 
     def train(self) -> None:
         """Step until the budget is spent; evaluate the last state that fits each share of it."""
-        budget, pending = self.spec.budget, list(FRACTIONS)
-        state = self._snapshot(0)
-        self._evaluate(state, 0.0)
+        budget, (state, pending) = self.spec.budget, self._start()
+        saved = time.monotonic()
         while pending:
-            result = None
             with self.ledger.clock(self.harness.device):
                 result = self.method.step(state.step)
             self.ledger.optimizer_steps += 1
@@ -194,8 +195,35 @@ class Run:
                 break
             self.cell.append("steps", {"step": state.step} | _numbers(result) | state.totals)
             self.progress(spent, f"reward {result.reward:.4g}")
+            if time.monotonic() - saved >= CHECKPOINT_EVERY:
+                self._save(state, pending)
+                saved = time.monotonic()
         self.backbone.load_lora_state(state.weights)
         self.backbone.save_lora(self.cell.path, state.weights)
+
+    def _start(self) -> tuple[Snapshot, list[float]]:
+        """The first state and all shares of the budget, or those of the last checkpoint."""
+        saved = self.cell.begin()
+        if saved is None:
+            state = self._snapshot(0)
+            self._evaluate(state, 0.0)
+            return state, list(FRACTIONS)
+        self.ledger.load_state_dict(saved["ledger"])
+        self.backbone.load_lora_state(saved["lora"])
+        self.method.load_state_dict(saved["method"])
+        return self._snapshot(saved["step"]), saved["pending"]
+
+    def _save(self, state: Snapshot, pending: list[float]) -> None:
+        self.cell.checkpoint(
+            state.step,
+            {
+                "step": state.step,
+                "pending": pending,
+                "lora": state.weights,
+                "method": self.method.state_dict(),
+                "ledger": self.ledger.state_dict(),
+            },
+        )
 
     def _snapshot(self, step: int) -> Snapshot:
         return Snapshot(step, self.backbone.lora_state(), self.ledger.totals())

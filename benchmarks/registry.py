@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -123,8 +124,10 @@ def load_plugin(path: Path) -> None:
     spec = importlib.util.spec_from_file_location(f"plugin_{path.stem}", path)
     if not path.is_file() or spec is None or spec.loader is None:
         raise UserError(f"--plugin {path}: no such Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up by name
     try:
-        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+        spec.loader.exec_module(module)
     except UserError:
         raise
     except Exception as error:

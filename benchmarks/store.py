@@ -1,16 +1,23 @@
-"""Run directories: append-only JSON lines, PNG pictures, safetensors weights."""
+"""Run directories: append-only JSON lines, PNG pictures, safetensors weights and checkpoints."""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from torch import Tensor
+
+from benchmarks import checkpoint
+from benchmarks.api import UserError
+
+RECORDS = ("steps", "evals")
 
 
 class Cell:
@@ -28,12 +35,53 @@ class Cell:
         """Whether the cell has finished."""
         return (self.path / "done").exists()
 
-    def begin(self) -> None:
-        """Clear what an unfinished run left and write the description."""
-        if self.path.exists():
-            shutil.rmtree(self.path)
-        self.path.mkdir(parents=True)
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keep other processes off this cell; raises UserError if one has it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise UserError(f"{self.path} is being run by another process") from error
+            yield
+
+    def begin(self) -> dict[str, Any] | None:
+        """The newest readable checkpoint's state, with the records brought back to its time.
+
+        Without one, everything an unfinished run left is cleared and the description written.
+        """
+        for path in reversed(self._checkpoints()):
+            try:
+                state: dict[str, Any] = checkpoint.load(path)
+            except checkpoint.Unreadable:
+                path.unlink()
+                continue
+            for name in RECORDS:
+                with (self.path / f"{name}.jsonl").open("a") as file:
+                    file.truncate(state["records"][name])
+            (self.path / "failed.json").unlink(missing_ok=True)
+            return state
+        for child in self.path.iterdir():
+            if child.is_dir():
+                shutil.rmtree(child)
+            elif child.name != "lock":
+                child.unlink()
         write_json(self.path / "cell.json", self.description)
+        return None
+
+    def checkpoint(self, step: int, state: dict[str, Any]) -> None:
+        """Save ``state`` so that ``begin`` can go on from here; the last two are kept."""
+        files = {name: self.path / f"{name}.jsonl" for name in RECORDS}
+        sizes = {name: f.stat().st_size if f.exists() else 0 for name, f in files.items()}
+        checkpoint.save(
+            self.path / f"checkpoint-{step:08d}.safetensors", state | {"records": sizes}
+        )
+        for old in self._checkpoints()[:-2]:
+            old.unlink()
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted(self.path.glob("checkpoint-*.safetensors"))
 
     def append(self, name: str, record: Mapping[str, Any]) -> None:
         """Add a line to ``name``.jsonl."""
@@ -48,8 +96,10 @@ class Cell:
             to_pil(picture).save(folder / f"{i:03d}.png")
 
     def finish(self) -> None:
-        """Mark the cell as done."""
+        """Mark the cell as done; its checkpoints are no longer needed."""
         (self.path / "done").touch()
+        for path in self._checkpoints():
+            path.unlink()
 
     def fail(self, error: BaseException) -> None:
         """Leave a record of why the cell failed."""

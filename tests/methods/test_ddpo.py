@@ -2,8 +2,12 @@
 
 import pytest
 import torch
+from conftest import Greyness, tiny_pipeline
 
 from benchmarks.api import Context, UserError
+from benchmarks.backbone.lora_sd import LoraSD
+from benchmarks.ledger import Ledger
+from benchmarks.streams import Streams
 from methods.ddpo import DDPO, Config, PromptStatistics
 
 SMALL = {"samples_per_round": 8, "micro_batch": 4, "sampling_steps": 3, "updates_per_round": 1}
@@ -27,6 +31,21 @@ def gradient(method: DDPO, step: int = 0) -> torch.Tensor:
 def test_ratio_is_exactly_one_before_the_first_update(context: Context, guidance: float):
     method = DDPO(Config(**SMALL, guidance=guidance), context)
     assert method.step(0).extra["ratio_deviation"] == 0.0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_ratio_is_exactly_one_in_half_precision(dtype: torch.dtype):
+    backbone = LoraSD(tiny_pipeline().to(dtype), Ledger())
+    assert all(p.dtype == torch.float32 for p in backbone.parameters())
+    context = Context(
+        backbone=backbone,
+        reward=Greyness(),
+        prompts=lambda step, count: ["cat", "dog"] * (count // 2),
+        streams=Streams(0),
+    )
+    result = DDPO(Config(**SMALL, guidance=5.0), context).step(0)
+    assert result.extra["ratio_deviation"] == 0.0
+    assert result.grad_norm > 0
 
 
 def test_ratio_moves_after_an_update(context: Context):

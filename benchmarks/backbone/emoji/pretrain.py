@@ -34,7 +34,7 @@ from torch import distributed as dist
 from benchmarks.backbone.emoji import build, data, vision
 
 STAGES = ("scenes", "clip", "vae", "counter", "judge", "unet", "assemble")
-STEPS = {"clip": 950, "vae": 2400, "counter": 600, "judge": 600, "unet": 7000}
+STEPS = {"clip": 950, "vae": 2400, "counter": 600, "judge": 600, "unet": 8000}
 POOL = 24_000
 
 
@@ -84,7 +84,9 @@ def fit(
     """
     steps, path = STEPS[stage], work / f"{stage}.ckpt.pt"
     trained = [p for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=lr, betas=(0.9, 0.99), weight_decay=weight_decay)
+    optimizer = torch.optim.AdamW(
+        trained, lr=lr, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True
+    )
     average = torch.optim.swa_utils.AveragedModel(
         module, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(ema_decay)
     )
@@ -296,7 +298,7 @@ def train_unet(work: Path) -> None:
     unet.to(memory_format=torch.channels_last)
 
     def loss_of(step: int, rng: np.random.Generator) -> Tensor:
-        size = 64 // world()
+        size = 32 // world()
         index = rng.integers(POOL, size=size)
         texts, _ = pool.captions(index, rng)
         rows = [captions[t] if rng.random() > 0.1 else 0 for t in texts]
@@ -309,7 +311,7 @@ def train_unet(work: Path) -> None:
         predicted = unet(noisy, timesteps, encoder_hidden_states=states[rows]).sample
         return F.mse_loss(predicted, schedule.get_velocity(latents, noise, timesteps))
 
-    fit("unet", work, unet, loss_of, lr=1e-3, ema_decay=0.998).save_pretrained(work / "unet")
+    fit("unet", work, unet, loss_of, lr=1e-3).save_pretrained(work / "unet")
 
 
 def assemble(work: Path) -> None:

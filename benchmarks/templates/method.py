@@ -1,0 +1,76 @@
+"""NAME: say in a sentence what the method does, and where it comes from.
+
+Write the objective here, in mathematics, with the symbols that the code below uses. As it stands
+this is the smallest method that works: the last sampling step carries gradient, and the reward of
+the final picture is climbed,
+
+    max_theta  E_{c, x_T} [ R(decode(x_0(theta; x_T, c)), c) ].
+
+Try it:    python run_benchmark.py check PATH
+           python run_benchmark.py --plugin PATH --methods NAME alignprop
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from benchmarks.optim import AdamW, Optimizer
+from methods import Context, Method, StepResult, register_method
+
+
+# Every field has a default and says where its value comes from. Each becomes an option of the
+# command line (--NAME.batch-size 16) and a key of a TOML file ([NAME] batch_size = 16).
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of NAME."""
+
+    batch_size: int = field(default=8, metadata={"help": "samples per update [ours]"})
+    sampling_steps: int = field(default=20, metadata={"help": "DDIM steps [ours]"})
+    guidance: float = field(default=2.5, metadata={"help": "guidance scale [ours]"})
+    optimizer: AdamW = AdamW(lr=1e-3)
+
+
+@register_method("NAME")
+class CLASS(Method):
+    """One line that --list shows."""
+
+    Config: ClassVar[type] = Config
+    # "reward_grad" if the gradient of the reward is used, "reward" if its value is enough.
+    needs: ClassVar[frozenset[str]] = frozenset({"reward_grad"})
+
+    def __init__(self, config: Config, context: Context) -> None:
+        self.config, self.context = config, context
+        self.sampler = context.backbone.chain(config.sampling_steps)
+        self.optimizer = Optimizer(config.optimizer, context.backbone.parameters())
+
+    def step(self, step: int) -> StepResult:
+        """One optimizer step. The harness counts, times, evaluates and stops; you only learn."""
+        config, backbone, streams = self.config, self.context.backbone, self.context.streams
+        prompts = self.context.prompts(step, config.batch_size)
+        # Random numbers come from named streams, so that runs repeat and resume exactly.
+        noise = streams.normal("noise", step, range(config.batch_size), backbone.latent_shape)
+        last = len(self.sampler) - 1
+        trajectory = backbone.sample(
+            self.sampler,
+            prompts,
+            noise,  # x_T: (B, C, h, w)
+            guidance=config.guidance,
+            gradient=[i == last for i in range(len(self.sampler))],
+        )
+        images = backbone.decode(trajectory.final)  # (B, 3, H, W) in [0, 1]
+        rewards = self.context.reward(images, prompts)  # (B,), higher is better
+        loss = -rewards.mean()
+        loss.backward()
+        return StepResult(
+            reward=float(rewards.detach().mean()),
+            loss=float(loss.detach()),
+            grad_norm=self.optimizer.step(),
+        )
+
+    # Whatever the next step depends on, besides the LoRA weights.
+    def state_dict(self) -> dict[str, Any]:
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state)
