@@ -42,7 +42,7 @@ class Options:
     reward: str = "jpeg"
     """What to optimise (see --list rewards)."""
     task: str = "animals"
-    """Prompts and splits (see --list tasks)."""
+    """Prompts and splits: a name (see --list tasks) or a TOML file of your own."""
     budget: str | None = None
     """KIND=AMOUNT per cell (flops, queries, nfe, steps, seconds). Default: the preset's."""
     seeds: tuple[int, ...] = (0,)

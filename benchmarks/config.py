@@ -78,12 +78,27 @@ def task_names() -> list[str]:
 
 
 def load_task(name: str) -> Task:
-    """A task by name; an unknown one is an error with the known names."""
-    if name not in task_names():
-        raise UserError(f"unknown task {name!r}; known: {', '.join(task_names())}")
-    values = read_toml(FOLDER / "tasks" / f"{name}.toml")
-    lists: dict[str, Any] = {k: tuple(values[k]) for k in ("train", "unseen", "held_out")}
-    return Task(name=name, **lists, **values["evaluation"])
+    """A task by name, or one's own from a TOML file.
+
+    Raises UserError for an unknown name, a missing key or an empty list of prompts.
+    """
+    own = name.endswith(".toml")
+    if not own and name not in task_names():
+        raise UserError(
+            f"unknown task {name!r}; known: {', '.join(task_names())}, or a path ending in .toml"
+        )
+    path = Path(name) if own else FOLDER / "tasks" / f"{name}.toml"
+    values = read_toml(path)
+    try:
+        lists: dict[str, Any] = {k: tuple(values[k]) for k in ("train", "unseen", "held_out")}
+        task = Task(name=path.stem, **lists, **values["evaluation"])
+    except (KeyError, TypeError) as error:
+        model = "benchmarks/tasks/animals.toml"
+        raise UserError(f"{path}: missing or unknown key {error}; {model} is a model") from error
+    for key in ("train", "unseen"):
+        if not lists[key] or not all(isinstance(p, str) and p.strip() for p in lists[key]):
+            raise UserError(f"{path}: {key} must be a list of prompts, none of them empty")
+    return task
 
 
 def load_preset(backbone: str) -> dict[str, Any]:

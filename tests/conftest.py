@@ -1,5 +1,6 @@
 """Shared fixtures: tiny random models, so that tests need no downloads and little time."""
 
+import functools
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -13,6 +14,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from benchmarks import contract
 from benchmarks.api import Context, Reward
 from benchmarks.backbone.lora_sd import LoraSD
 from benchmarks.ledger import Ledger
@@ -75,9 +77,14 @@ def tiny_pipeline(seed: int = 0) -> StableDiffusionPipeline:
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny pipeline as a diffusers folder."""
+    """The tiny pipeline as a diffusers folder, and a task of few prompts, ``few.toml``."""
     folder = tmp_path_factory.mktemp("tiny")
     tiny_pipeline().save_pretrained(folder)
+    (folder / "few.toml").write_text(
+        'train = ["cat", "dog", "horse", "monkey"]\nunseen = ["snail", "cheetah"]\n'
+        'held_out = ["alignment"]\n'
+        "[evaluation]\ntrain_every = 3\ntrain_images = 1\nunseen_images = 2\n"
+    )
     return folder
 
 
@@ -89,6 +96,20 @@ def backbone() -> LoraSD:
     for parameter in model.parameters():
         parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
     return model
+
+
+@pytest.fixture(scope="session")
+def tiny_lora() -> tuple[LoraSD, dict[str, torch.Tensor]]:
+    """The tiny pipeline with fresh LoRA matrices, and these."""
+    model = LoraSD(tiny_pipeline(), Ledger())
+    return model, model.lora_state()
+
+
+@pytest.fixture
+def tiny_contract(tiny_lora, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The contract of methods on the tiny pipeline instead of the embedded one."""
+    model = functools.cache(lambda: tiny_lora)
+    monkeypatch.setattr(contract, "model", model)
 
 
 class Greyness(Reward):

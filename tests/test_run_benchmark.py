@@ -1,6 +1,5 @@
 """The command line, end to end on a tiny diffusers folder."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -23,23 +22,9 @@ SMALL = [
 ]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def few_prompts():
-    """Evaluation of six pictures instead of fifty-four."""
-    full = config.load_task
-
-    def load(name: str) -> config.Task:
-        task = full(name)
-        few = {"train": task.train[:4], "unseen": task.unseen[:2]}
-        return dataclasses.replace(task, **few, train_images=1, unseen_images=2)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(config, "load_task", load)
-        yield
-
-
 def run(folder: Path, out: Path, *more: str) -> int:
     both = ["--methods", "alignprop", "ddpo", "--backbone", str(folder), "--out", str(out)]
+    both += ["--task", str(folder / "few.toml")]
     return run_benchmark.main([*both, *SMALL, *more])
 
 
@@ -94,7 +79,7 @@ def test_plain_diffusers_draws_the_final_pictures(finished: Path, tiny_folder: P
     pipeline = StableDiffusionPipeline.from_pretrained(tiny_folder, safety_checker=None)
     pipeline.load_lora_weights(cell)
     pipeline.set_progress_bar_config(disable=True)
-    prompts = config.load_task("animals").evaluation_prompts()["unseen"][:2]
+    prompts = config.load_task(str(tiny_folder / "few.toml")).evaluation_prompts()["unseen"][:2]
     settings = config.load_preset("emoji")["evaluation"]
     drawn = pipeline(
         prompts,
@@ -133,6 +118,7 @@ def test_every_kind_of_budget(tiny_folder: Path, tmp_path: Path, budget: str):
         (["--budget", "parsecs=3"], "KIND of flops"),
         (["--backbone", "/nonexistent"], "not a Stable Diffusion folder"),
         (["--task", "plants"], "known: animals"),
+        (["--task", "/nonexistent.toml"], "no such file"),
         (["--config", "/nonexistent.toml"], "no such file"),
         (["--plugin", "/nonexistent.py"], "no such Python file"),
         (["--out", "/dev/null/runs"], "cannot be written"),
@@ -175,6 +161,7 @@ def test_a_failed_cell_is_recorded_and_the_others_go_on(tiny_folder, tmp_path, c
         "        raise RuntimeError('it broke')\n"
     )
     arguments = ["--methods", "broken", "refl", "--plugin", str(plugin), "--budget", "steps=1"]
+    arguments += ["--task", str(tiny_folder / "few.toml")]
     arguments += ["--backbone", str(tiny_folder), "--out", str(tmp_path / "runs")]
     code = run_benchmark.main(arguments)
     assert code == 1

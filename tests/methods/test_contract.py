@@ -1,30 +1,13 @@
 """Every registered method keeps the contract; the contract catches methods that do not."""
 
-import functools
-
 import pytest
 import torch
-from conftest import tiny_pipeline
 
 from benchmarks import contract, registry
 from benchmarks.api import StepResult
-from benchmarks.backbone.lora_sd import LoraSD
-from benchmarks.ledger import Ledger
 from methods.refl import ReFL
 
-
-@pytest.fixture(autouse=True, scope="module")
-def tiny_model():
-    """The contract on the tiny pipeline instead of the embedded one."""
-
-    @functools.cache
-    def model() -> tuple[LoraSD, dict[str, torch.Tensor]]:
-        backbone = LoraSD(tiny_pipeline(), Ledger())
-        return backbone, backbone.lora_state()
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(contract, "model", model)
-        yield
+pytestmark = pytest.mark.usefixtures("tiny_contract")
 
 
 @pytest.mark.parametrize("check", contract.CHECKS)

@@ -30,7 +30,7 @@ START = (
 
 def arguments(folder: Path, out: Path) -> list[str]:
     both = ["--methods", "alignprop", "ddpo", "--backbone", str(folder), "--out", str(out)]
-    return [*both, *ARGUMENTS]
+    return [*both, "--task", str(folder / "few.toml"), *ARGUMENTS]
 
 
 def outcome(out: Path) -> dict[str, object]:
@@ -61,8 +61,10 @@ def checkpoint_after_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(harness, "CHECKPOINT_EVERY", 0.0)
 
 
-@pytest.mark.parametrize("broken", ["nothing", "newest checkpoint", "both checkpoints"])
-@pytest.mark.parametrize("crash", [1, 3, 4])
+@pytest.mark.parametrize(
+    ("crash", "broken"),
+    [(1, "nothing"), (3, "nothing"), (3, "newest checkpoint"), (4, "both checkpoints")],
+)
 def test_a_crash_changes_nothing(
     crash: int, broken: str, tiny_folder: Path, tmp_path: Path, uninterrupted, monkeypatch
 ):
@@ -122,10 +124,8 @@ def test_kill_nine_many_times(tiny_folder: Path, tmp_path: Path, uninterrupted):
 def test_a_cell_is_run_by_one_process_at_a_time(tmp_path: Path):
     description = {"method": "alignprop", "reward": "jpeg", "seed": 0}
     with Cell(tmp_path, description).claimed():
-        with (
-            pytest.raises(UserError, match="being run by another process"),
-            Cell(tmp_path, description).claimed(),
-        ):
-            pass
+        second = Cell(tmp_path, description).claimed()
+        with pytest.raises(UserError, match="being run by another process"):
+            second.__enter__()
     with Cell(tmp_path, description).claimed():
         pass

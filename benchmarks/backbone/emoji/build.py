@@ -134,7 +134,12 @@ def encode_by_pca(vae: AutoencoderKL, pictures: Tensor) -> None:
 
 
 def unet() -> UNet2DConditionModel:
-    """Convolutions at 8x8, convolutions and attention at 4x4."""
+    """Convolutions at 8x8, convolutions and attention at 4x4.
+
+    The caption also joins the time embedding, which scales and shifts every normalisation (ADM,
+    Dhariwal and Nichol 2021): it learns the animals in a fraction of the steps that
+    cross-attention alone needs.
+    """
     return UNet2DConditionModel(
         sample_size=8,
         in_channels=LATENTS,
@@ -144,6 +149,9 @@ def unet() -> UNet2DConditionModel:
         block_out_channels=(96, 192),
         layers_per_block=1,
         cross_attention_dim=WIDTH,
+        addition_embed_type="text",
+        addition_embed_type_num_heads=4,
+        resnet_time_scale_shift="scale_shift",
         attention_head_dim=4,  # diffusers' name for the number of heads
         norm_num_groups=16,
     )

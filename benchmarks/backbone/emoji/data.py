@@ -181,15 +181,10 @@ def draw(
 
 
 def _place(count: int, side: int, rng: np.random.Generator) -> np.ndarray:
-    """Upper left corners (count, 2) of squares of ``side`` that do not overlap.
-
-    A single animal stands near the middle, several stand anywhere.
-    """
-    if count == 1:
-        middle = (SIZE - side) // 2 // _GRID
-        return _GRID * rng.integers(middle - 1, middle + 2, (1, 2))
+    """Upper left corners (count, 2) of squares of ``side`` that do not overlap."""
+    step = 2 * _GRID if count == 1 else _GRID
     while True:
-        corners = _GRID * rng.integers(0, (SIZE - side) // _GRID + 1, (count, 2))
+        corners = step * rng.integers(0, (SIZE - side) // step + 1, (count, 2))
         distance = np.abs(corners[:, None] - corners[None]).max(-1)
         distance[np.arange(count), np.arange(count)] = SIZE
         if distance.min() >= side:
