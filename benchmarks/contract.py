@@ -43,19 +43,19 @@ class Broken(Exception):
 
 
 class Darkness(Reward):
-    """A toy reward: minus the mean pixel value. ``control`` takes its meaning away.
+    """A toy reward: minus the mean pixel value, in percent. ``control`` takes its meaning away.
 
     The control gives each picture the value of its neighbour in the batch, and a gradient that
     points up or down by a coin toss.
     """
 
-    unit, reference, differentiable = "pixel range, negative", "ours", True
+    unit, reference, differentiable = "% of the pixel range, negative", "ours", True
 
     def __init__(self, device: Any = "cpu", control: bool = False) -> None:
         self.control, self.calls = control, 0
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        values = -images.mean((1, 2, 3))
+        values = -100 * images.mean((1, 2, 3))
         if not self.control:
             return values
         self.calls += 1

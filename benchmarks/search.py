@@ -1,7 +1,7 @@
 """The recorded hyperparameter search: ``python -m benchmarks.search --out results/search``.
 
-Every method gets the same number of trials at the same compute (``search.toml``); the best reward on
-the validation prompts wins. Writes ``search.json`` and ``search.md`` beside the trials' cells.
+Every method gets the same number of trials at the same compute (``search.toml``); the best reward
+on the validation prompts wins. Writes ``search.json`` and ``search.md`` beside the trials' cells.
 """
 
 from __future__ import annotations
