@@ -118,6 +118,7 @@ def _lines(axes: Axes, rows: pd.DataFrame, x: str, y: str, styles: dict[str, Loo
         mine = rows[rows["label"] == label]
         seeds = mine.groupby("cell")
         for _, seed in seeds if len(seeds) > 1 else ():
+            seed = seed.tail(1) if last else seed
             axes.plot(seed[x], seed[y], color=look.color, alpha=0.4, linewidth=0.6,
                       marker=look.marker, markersize=1.8, markeredgewidth=0)  # fmt: skip
         if mine.empty:
@@ -127,8 +128,11 @@ def _lines(axes: Axes, rows: pd.DataFrame, x: str, y: str, styles: dict[str, Loo
         axes.plot(mean["x"], mean["value"], **vars(look), linewidth=1.6, markersize=5,
                   markeredgecolor="white", markeredgewidth=0.5, markevery=every,
                   zorder=3)  # fmt: skip
-        axes.fill_between(mean["x"], mean["low"], mean["high"], color=look.color, alpha=0.15, lw=0)
-        if last:
+        if not last:
+            axes.fill_between(
+                mean["x"], mean["low"], mean["high"], color=look.color, alpha=0.15, lw=0
+            )
+        else:
             axes.plot(*mean[["x", "value"]].iloc[-1], marker=look.marker, color=look.color,
                       markersize=9, markeredgecolor="white", zorder=4)  # fmt: skip
 

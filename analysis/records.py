@@ -16,7 +16,7 @@ import pandas as pd
 COUNTERS = ("flops", "reward_queries", "nfe", "seconds")
 # budget kind -> (column of the evaluations, divisor, axis label)
 BUDGETS = {
-    "flops": ("flops", 1e15, "PFLOP"),
+    "flops": ("flops", 1e12, "TFLOP"),
     "reward_queries": ("reward_queries", 1.0, "reward queries"),
     "queries": ("reward_queries", 1.0, "reward queries"),
     "steps": ("step", 1.0, "optimizer steps"),

@@ -69,7 +69,9 @@ def write_report(out: Path) -> str:
 
 def _section(comparison: Comparison, frame: pd.DataFrame) -> str:
     seeds = comparison.evals.groupby("label")["seed"].nunique().tolist()
-    return f"{comparison.title}\n\n{tables.markdown(frame)}\n{caption(seeds)}\n"
+    units = "; ".join(f"{k}: {v}" for k, v in comparison.units.items() if v)
+    note = f"Units: {units}. {caption(seeds)}"
+    return f"{comparison.title}\n\n{tables.markdown(frame)}\n{note}\n"
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -90,6 +90,8 @@ def caption(seeds: Sequence[int]) -> str:
     """How to read values made from so many seeds per method."""
     fewest, most = min(seeds), max(seeds)
     count = f"{fewest} seed{'s' * (fewest != 1)}" if fewest == most else f"{fewest}-{most} seeds"
+    if most == 1:
+        return "One seed per method: every value is a single run, and differences may be chance."
     if fewest >= ENOUGH_SEEDS:
         return f"{count} per method: interquartile mean, 95 % bootstrap interval over seeds."
     mixed = "" if most < ENOUGH_SEEDS else " (interquartile mean and 95 % interval from 5 seeds on)"

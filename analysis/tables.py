@@ -16,7 +16,7 @@ COSTS = {  # header -> (column of the evaluations, divisor, format)
     "optimizer steps": ("step", 1.0, ",.0f"),
     "reward queries": ("reward_queries", 1.0, ",.0f"),
     "NFE": ("nfe", 1.0, ",.0f"),
-    "PFLOP": ("flops", 1e15, ",.3g"),
+    "TFLOP": ("flops", 1e12, ",.4g"),
     "seconds": ("seconds", 1.0, ",.0f"),
 }
 
@@ -38,10 +38,8 @@ def table(comparison: Comparison, labels: list[str]) -> pd.DataFrame:
             continue
         row = {}
         for name in (comparison.reward, *comparison.held_out, "diversity"):
-            unit = comparison.units.get(name)
             for split in splits:
-                header = f"{name}{f' ({unit})' if unit else ''}, {SPLITS[split]}"
-                row[header] = over_seeds(group[group["split"] == split], name)
+                row[f"{name}, {SPLITS[split]}"] = over_seeds(group[group["split"] == split], name)
         # Counters are cumulative: of the splits evaluated at one step, the last has all of it.
         spent = group.groupby(["cell", "seed"], as_index=False)[[c for c, *_ in COSTS.values()]]
         spent = spent.max()

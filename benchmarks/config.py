@@ -14,6 +14,7 @@ from benchmarks import registry
 from benchmarks.api import UserError
 
 FOLDER = Path(__file__).parent
+RULES = 1  # the version of RULES.md
 BUDGET_KINDS = ("flops", "queries", "nfe", "steps", "seconds")
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from benchmarks import registry
 from benchmarks.api import Context, Method, Reward, UserError
 from benchmarks.backbone.lora_sd import LoraSD
-from benchmarks.config import Budget, Task
+from benchmarks.config import RULES, Budget, Task
 from benchmarks.evaluate import Evaluation, evaluate
 from benchmarks.ledger import Ledger
 from benchmarks.store import Cell
@@ -74,6 +74,7 @@ class Spec:
     def description(self) -> dict[str, Any]:
         """What identifies the cell, for ``cell.json`` and its hash."""
         return {
+            "rules": RULES,
             "method": self.method,
             "task": self.task.name,
             "reward": self.reward,

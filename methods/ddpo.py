@@ -16,14 +16,15 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from benchmarks.api import Context, Method, StepResult, UserError
+from benchmarks.lazy import torch
 from benchmarks.optim import AdamW, Optimizer
 from benchmarks.registry import method_variant, register_method
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CODE = "ddpo-pytorch"
 

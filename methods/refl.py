@@ -16,9 +16,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import torch
-
 from benchmarks.api import Context, Method, StepResult, UserError
+from benchmarks.lazy import torch
 from benchmarks.optim import AdamW, Optimizer
 from benchmarks.registry import method_variant, register_method
 

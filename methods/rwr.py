@@ -14,14 +14,15 @@ prompt's pictures, unweighted (RWR-sparse).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from benchmarks.api import Context, Method, StepResult, UserError
+from benchmarks.lazy import torch
 from benchmarks.optim import AdamW, Optimizer
 from benchmarks.registry import method_variant, register_method
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CODE = "jannerm/ddpo"
 

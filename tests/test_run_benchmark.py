@@ -1,6 +1,8 @@
 """The command line, end to end on a tiny diffusers folder."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +134,20 @@ def test_bad_input_is_one_clear_line(arguments, message, tmp_path, capsys):
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.err.count("\n") == 1
+
+
+def test_help_names_options_with_their_source_and_does_not_import_torch():
+    code = (
+        "import sys, run_benchmark\n"
+        "try:\n"
+        "    run_benchmark.main(['--methods', 'alignprop', 'ddpo', 'rwr', 'refl', '--help'])\n"
+        "except SystemExit:\n"
+        "    sys.exit('torch' in sys.modules)\n"
+    )
+    root = Path(run_benchmark.__file__).parent
+    result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "--ddpo.clip" in result.stdout and "[ddpo-pytorch]" in result.stdout
 
 
 def test_a_config_file_with_a_wrong_key_names_the_nearest(tmp_path, capsys):

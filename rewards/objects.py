@@ -1,0 +1,100 @@
+"""Objects: how many of the prompt's animal a picture shows, by the embedded counter.
+
+Ours: the AlignProp paper optimises concept removal and counts with detector rewards that were never
+released. The counter gives a density of animals and which animal it is (``vision.Counter``); the
+integral of their product is a soft, differentiable count N.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.api import UserError
+from benchmarks.backbone.emoji import data, vision
+from benchmarks.backbone.emoji.build import WEIGHTS
+from rewards import Reward, register_reward
+from rewards._check import check
+
+
+class _Objects(Reward):
+    reference = "ours; density counting, Lempitsky and Zisserman 2010"
+    differentiable = True
+    image_size = data.SIZE
+
+    def __init__(self, device: Any) -> None:
+        self.device = torch.device(device)
+
+    def soft_count(self, images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """N (B,), and how many the prompts ask for (B,). Raises UserError for unknown prompts."""
+        check(images, prompts)
+        asked = [meaning(prompt) for prompt in prompts]
+        animals, numbers = (torch.tensor(v, device=self.device) for v in zip(*asked, strict=True))
+        pixels = images.to(self.device, torch.float32)
+        if pixels.shape[2:] != (data.SIZE, data.SIZE):
+            size = (data.SIZE, data.SIZE)
+            pixels = F.interpolate(pixels, size, mode="bilinear", antialias=True)
+        return _counter(self.device).count(pixels, animals), numbers.float()
+
+
+@register_reward("count")
+class Count(_Objects):
+    """Minus the distance between the soft count and the number in the prompt."""
+
+    unit = "objects, negative"
+
+    def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        found, wanted = self.soft_count(images, prompts)
+        return -(found - wanted).abs()
+
+
+@register_reward("presence")
+class Presence(_Objects):
+    """1 - exp(-N): whether the prompt's animal is there."""
+
+    unit = "probability"
+
+    def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        return 1 - torch.exp(-self.soft_count(images, prompts)[0])
+
+
+@register_reward("absence")
+class Absence(_Objects):
+    """exp(-N): whether the prompt's animal is gone (the paper's concept removal)."""
+
+    unit = "probability"
+
+    def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        return torch.exp(-self.soft_count(images, prompts)[0])
+
+
+def meaning(prompt: str) -> tuple[int, int]:
+    """Which animal (index into ``data.ANIMALS``) and how many a prompt asks for."""
+    known = _meanings()
+    if prompt not in known:
+        raise UserError(
+            f"object rewards know prompts such as 'cat', 'two foxes' or 'three frogs on a blue "
+            f"background', not {prompt!r}"
+        )
+    return known[prompt]
+
+
+@lru_cache(maxsize=1)
+def _meanings() -> dict[str, tuple[int, int]]:
+    return {
+        data.caption(animal, count, background, bare): (i, count)
+        for i, animal in enumerate(data.ANIMALS)
+        for count in range(1, len(data.NUMBERS) + 1)
+        for background in [None, *data.BACKGROUNDS]
+        for bare in (False, True)
+    }
+
+
+@lru_cache(maxsize=4)
+def _counter(device: torch.device) -> vision.Counter:
+    return vision.load(vision.Counter(), WEIGHTS / "counter.safetensors").to(device)
