@@ -172,8 +172,6 @@ def parse(arguments: list[str]) -> tuple[Options, dict[str, Any]]:
     combined = dataclasses.make_dataclass("All", fields, frozen=True)
     parsed: Any = tyro.cli(combined, args=arguments, description=__doc__, prog="run_benchmark.py")
     options = parsed.options
-    if options.budget is None:
-        options = dataclasses.replace(options, budget=preset["budget"])
     return options, {name: getattr(parsed, _identifier(name)) for name in first.methods}
 
 
@@ -185,40 +183,19 @@ def compare(arguments: list[str]) -> int:
     """Run every cell, then write and print the report."""
     options, configs = parse(arguments)
     from analysis.report import write_report
-    from benchmarks.harness import Harness, Spec
-    from benchmarks.progress import bar
+    from benchmarks.compare import run_cells, specs
 
-    budget, task = config.Budget.parse(options.budget), config.load_task(options.task)
-    evaluation = config.load_preset(options.backbone)["evaluation"]
-    specs = [
-        Spec(
-            method=name,
-            config=configs[name],
-            task=task,
-            reward=options.reward,
-            backbone=options.backbone,
-            seed=seed,
-            budget=budget,
-            evaluation=evaluation,
-        )
-        for seed in options.seeds
-        for name in options.methods
-    ]
-    for spec in specs:
-        spec.description()  # refuses what cannot work before anything is computed
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {options.out}: cannot be written ({error.strerror})") from error
-    harness, failed = Harness(options.out), 0
-    for spec in specs:
-        with bar(f"{spec.method}, seed {spec.seed}") as progress:
-            try:
-                harness.run(spec, progress)
-            except (RuntimeError, MemoryError, ValueError) as error:
-                failed += 1
-                message = str(error).splitlines()[0] if str(error) else type(error).__name__
-                print(f"{spec.method}, seed {spec.seed} failed: {message}", file=sys.stderr)
+    cells = specs(
+        configs,
+        backbone=options.backbone,
+        reward=options.reward,
+        task=options.task,
+        budget=options.budget,
+        seeds=options.seeds,
+    )
+    _, failed = run_cells(cells, options.out)
+    for name, reason in failed.items():
+        print(f"{name} failed: {reason}", file=sys.stderr)
     print(write_report(options.out))
     print(f"\nCurves, table and pictures: {options.out}/")
     return 1 if failed else 0

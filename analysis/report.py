@@ -70,7 +70,7 @@ def write_report(out: Path) -> str:
 def _section(comparison: Comparison, frame: pd.DataFrame) -> str:
     seeds = comparison.evals.groupby("label")["seed"].nunique().tolist()
     units = "; ".join(f"{k}: {v}" for k, v in comparison.units.items() if v)
-    note = f"Units: {units}. {caption(seeds)}"
+    note = f"Ranked by the reward on unseen prompts. Units: {units}. {caption(seeds)}"
     return f"{comparison.title}\n\n{tables.markdown(frame)}\n{note}\n"
 
 

@@ -22,7 +22,9 @@ COSTS = {  # header -> (column of the evaluations, divisor, format)
 
 
 def table(comparison: Comparison, labels: list[str]) -> pd.DataFrame:
-    """Rows: the base model, then ``labels``. Cells: ``Estimate`` over seeds at the last checkpoint.
+    """Rows: the base model, then ``labels``, best first by the reward on unseen prompts.
+
+    Cells: ``Estimate`` over seeds at the last checkpoint.
 
     Columns: the reported train reward, each held-out reward and diversity, on training and unseen
     prompts; then what it cost (per run) and the number of seeds.
@@ -50,7 +52,16 @@ def table(comparison: Comparison, labels: list[str]) -> pd.DataFrame:
         seeds = group["seed"].nunique()
         row["seeds"] = Estimate(value=seeds, low=math.nan, high=math.nan, seeds=seeds)
         rows[label] = row
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
+    decisive = f"{comparison.reward}, {SPLITS[splits[-1]]}" if splits else ""
+
+    def rank(label: str) -> tuple[bool, bool, float]:
+        reward = rows[label][decisive].value
+        return label != BASE, math.isnan(reward), -reward
+
+    ranked = sorted(rows, key=rank)
+    return pd.DataFrame.from_dict({k: rows[k] for k in ranked}, orient="index").rename_axis(
+        "method"
+    )
 
 
 def _text(header: str, estimate: Estimate) -> str:

@@ -1,0 +1,15 @@
+"""Everything that is held fixed between methods; ``run`` does from Python what the command does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def run(*methods: str, **options: Any) -> pd.DataFrame:
+    """Compare methods; see ``benchmarks.compare.run``."""
+    from benchmarks import compare
+
+    return compare.run(*methods, **options)

@@ -12,15 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.api import UserError
-from benchmarks.config import (
-    FOLDER,
-    Budget,
-    load_preset,
-    load_task,
-    method_defaults,
-    read_toml,
-)
-from benchmarks.harness import Harness, Spec
+from benchmarks.compare import specs
+from benchmarks.config import FOLDER, load_preset, method_defaults, read_toml
+from benchmarks.harness import Harness
 from benchmarks.progress import bar
 from benchmarks.store import write_json
 
@@ -39,18 +33,11 @@ def search(out: Path) -> list[dict[str, Any]]:
     if len(counts) != 1:
         raise UserError("search.toml: every method must have the same number of trials")
     preset, rows = load_preset(plan["backbone"]), []
+    where = {key: plan[key] for key in ("backbone", "reward", "task", "budget")}
     for method, trials in plan["trials"].items():
         for i, values in enumerate(trials):
-            spec = Spec(
-                method=method,
-                config=method_defaults(method, preset, (values, f"search.toml, {method}")),
-                task=load_task(plan["task"]),
-                reward=plan["reward"],
-                backbone=plan["backbone"],
-                seed=plan["seed"],
-                budget=Budget.parse(plan["budget"]),
-                evaluation=preset["evaluation"],
-            )
+            config = method_defaults(method, preset, (values, f"search.toml, {method}"))
+            (spec,) = specs({method: config}, seeds=[plan["seed"]], **where)
             with bar(f"{method}, trial {i + 1} of {len(trials)}") as progress:
                 cell = Harness(out).run(spec, progress)
             score = validation_reward(cell, plan["reward"])

@@ -11,8 +11,10 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
+import benchmarks
 import run_benchmark
 from benchmarks import config
+from benchmarks.api import UserError
 from benchmarks.evaluate import NOISE_SEED
 from benchmarks.streams import Streams
 
@@ -134,6 +136,23 @@ def test_bad_input_is_one_clear_line(arguments, message, tmp_path, capsys):
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.err.count("\n") == 1
+
+
+def test_from_python_it_gives_a_table(tiny_folder: Path, tmp_path: Path):
+    small = {"batch_size": 2, "micro_batch": 2, "sampling_steps": 4}
+    frame = benchmarks.run(
+        "alignprop",
+        backbone=str(tiny_folder),
+        task=str(tiny_folder / "few.toml"),
+        budget="steps=2",
+        config={"alignprop": small},
+        out=tmp_path,
+    )
+    last = frame[frame.fraction == 1.0].set_index("split")
+    assert set(last.index) == {"train", "unseen"}
+    assert (last.step == 2).all() and (last.jpeg < 0).all() and (last.reward_queries == 4).all()
+    with pytest.raises(UserError, match="did you mean 'batch_size'"):
+        benchmarks.run("alignprop", config={"alignprop": {"batch_sise": 1}}, out=tmp_path)
 
 
 def test_help_names_options_with_their_source_and_does_not_import_torch():

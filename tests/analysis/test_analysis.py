@@ -91,6 +91,16 @@ def test_few_seeds_give_their_mean_and_no_interval(tmp_path: Path) -> None:
     assert "under-cover" in write_report(tmp_path)
 
 
+def test_methods_are_ranked_by_the_reward_on_unseen_prompts(tmp_path: Path) -> None:
+    for method in sorted(GAIN):
+        write_cell(tmp_path, method, 0)
+    [comparison], _ = collect(tmp_path)
+    frame = table(comparison, sorted(GAIN))
+    assert frame.index[0] == "base model"
+    scores = [e.value for e in frame["jpeg, unseen"][1:]]
+    assert len(scores) > 1 and scores == sorted(scores, reverse=True)
+
+
 def test_interquartile_mean_resists_an_outlier_and_lies_in_its_interval() -> None:
     values = [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, -50.0]
     result = summarise(values)

@@ -1,0 +1,98 @@
+"""From a choice of methods to finished cells."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from benchmarks.api import UserError
+from benchmarks.config import Budget, load_preset, load_task, method_defaults
+from benchmarks.harness import Harness, Spec
+from benchmarks.progress import bar
+
+
+def specs(
+    configs: Mapping[str, Any],
+    *,
+    backbone: str = "emoji",
+    reward: str = "jpeg",
+    task: str = "animals",
+    budget: str | None = None,
+    seeds: Sequence[int] = (0,),
+) -> list[Spec]:
+    """One cell per method (name and Config) and seed; ``budget`` is the preset's if there is none.
+
+    Raises UserError for what cannot work, before anything is computed.
+    """
+    preset = load_preset(backbone)
+    amount, prompts = Budget.parse(budget or preset["budget"]), load_task(task)
+    cells = [
+        Spec(
+            method=name,
+            config=config,
+            task=prompts,
+            reward=reward,
+            backbone=backbone,
+            seed=seed,
+            budget=amount,
+            evaluation=preset["evaluation"],
+        )
+        for seed in seeds
+        for name, config in configs.items()
+    ]
+    for spec in cells:
+        spec.description()
+    return cells
+
+
+def run_cells(cells: Sequence[Spec], out: Path) -> tuple[list[Path], dict[str, str]]:
+    """Run what is not finished yet: the finished cells' directories, and why others failed."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written ({error.strerror})") from error
+    harness = Harness(out)
+    done, failed = [], {}
+    for spec in cells:
+        name = f"{spec.method}, seed {spec.seed}"
+        with bar(name) as progress:
+            try:
+                done.append(harness.run(spec, progress))
+            except (RuntimeError, MemoryError, ValueError) as error:
+                failed[name] = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return done, failed
+
+
+def run(
+    *methods: str,
+    out: str | Path = "runs",
+    config: Mapping[str, Mapping[str, Any]] | None = None,
+    **options: Any,
+) -> pd.DataFrame:
+    """Compare ``methods`` and return their evaluations.
+
+    ``config`` has values per method, nested like the TOML file; ``options`` are those of ``specs``.
+    One row per cell, split and share of the budget: method, seed, split, fraction, step, the
+    ledger's counters, diversity and a column per reported reward. Raises UserError for bad input
+    and RuntimeError if a cell fails.
+    """
+    preset = load_preset(options.get("backbone", "emoji"))
+    configs = {
+        name: method_defaults(name, preset, (dict((config or {}).get(name, {})), f"config[{name}]"))
+        for name in methods
+    }
+    done, failed = run_cells(specs(configs, **options), Path(out))
+    if failed:
+        raise RuntimeError("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
+    rows = []
+    for cell in done:
+        head = json.loads((cell / "cell.json").read_text())
+        for line in (cell / "evals.jsonl").read_text().splitlines():
+            record = json.loads(line)
+            record.pop("per_image")
+            rows.append({k: head[k] for k in ("method", "seed")} | record | record.pop("rewards"))
+    return pd.DataFrame(rows)
