@@ -37,6 +37,18 @@ SMALL: dict[str, Any] = {
     "latest": 3,
 }
 
+#: The same for a run that should learn something, and its budget.
+MEDIUM: dict[str, Any] = {
+    "batch_size": 8,
+    "micro_batch": 8,
+    "samples_per_round": 16,
+    "updates_per_round": 1,
+    "sampling_steps": 5,
+    "earliest": 3,
+    "latest": 4,
+}
+LEARN_FLOPS = 2e12
+
 
 class Broken(Exception):
     """A method breaks the contract; the message says what to change."""
@@ -227,6 +239,37 @@ def evaluation_changes_nothing(name: str) -> None:
         end = other.run(range(step, step + 1))
     if _differ(expected, end):
         raise Broken("an evaluation between steps changes training: keep no hidden state")
+
+
+def learns(name: str) -> None:
+    """With the budget LEARN_FLOPS the toy reward rises on unseen prompts, beyond the control's.
+
+    Differences are paired by picture, and must exceed three standard errors.
+    """
+    gain, control = (_gain(name, Darkness(control=c)) for c in (False, True))
+    for what, difference in (("over the base model", gain), ("over the control", gain - control)):
+        error = difference.std() / len(difference) ** 0.5
+        if not difference.mean() > 3 * error:
+            raise Broken(
+                f"the toy reward rises by {difference.mean():.3f} +- {error:.3f} {what}: does the "
+                "loss have the right sign, and does the gradient arrive?"
+            )
+
+
+def _gain(name: str, reward: Darkness) -> Tensor:
+    """How much training on ``reward`` raises the toy reward of each picture of unseen prompts."""
+    this = bench(name, reward, **MEDIUM)
+    prompts = [p for p in load_task("animals").unseen for _ in range(4)]
+
+    def score() -> Tensor:
+        with this.backbone.ledger.paused():
+            return Darkness()(pictures(this.backbone, prompts, 5, 2.5), prompts)
+
+    before, step = score(), 0
+    while this.backbone.ledger.flops < LEARN_FLOPS:
+        this.method.step(step)
+        step += 1
+    return score() - before
 
 
 CHECKS: dict[str, Callable[[str], None]] = {

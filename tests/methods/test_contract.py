@@ -16,6 +16,13 @@ def test_every_method(name: str, check: str):
     contract.CHECKS[check](name)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", registry.methods.names())
+def test_every_method_learns_on_the_embedded_model(name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.undo()  # not on the tiny model
+    contract.learns(name)
+
+
 class ChangesTheBase(ReFL):
     def step(self, step: int) -> StepResult:
         with torch.no_grad():
@@ -49,6 +56,15 @@ class GoesBehindTheBack(ReFL):
         return super().step(step)
 
 
+class ClimbsDown(ReFL):
+    def step(self, step: int) -> StepResult:
+        reward = self.context.reward
+        object.__setattr__(self.context, "reward", lambda images, prompts: -reward(images, prompts))
+        result = super().step(step)
+        object.__setattr__(self.context, "reward", reward)
+        return result
+
+
 class HidesItsNeeds(ReFL):
     needs = frozenset({"reward"})
 
@@ -56,6 +72,13 @@ class HidesItsNeeds(ReFL):
 class NotFinite(ReFL):
     def step(self, step: int) -> StepResult:
         return StepResult(reward=float("nan"), loss=0.0, grad_norm=0.0)
+
+
+def test_it_catches_a_wrong_sign(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(registry.methods.entries, "broken", ClimbsDown)
+    monkeypatch.setattr(contract, "LEARN_FLOPS", 2e8)
+    with pytest.raises(contract.Broken, match="right sign"):
+        contract.learns("broken")
 
 
 @pytest.mark.parametrize(
