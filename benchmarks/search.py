@@ -34,12 +34,13 @@ def search(out: Path) -> list[dict[str, Any]]:
         raise UserError("search.toml: every method must have the same number of trials")
     preset, rows = load_preset(plan["backbone"]), []
     where = {key: plan[key] for key in ("backbone", "reward", "task", "budget")}
+    harness = Harness(out)
     for method, trials in plan["trials"].items():
         for i, values in enumerate(trials):
             config = method_defaults(method, preset, (values, f"search.toml, {method}"))
             (spec,) = specs({method: config}, seeds=[plan["seed"]], **where)
             with bar(f"{method}, trial {i + 1} of {len(trials)}") as progress:
-                cell = Harness(out).run(spec, progress)
+                cell = harness.run(spec, progress)
             score = validation_reward(cell, plan["reward"])
             rows.append({"method": method, "values": values, "reward": score})
     for row in rows:

@@ -34,7 +34,7 @@ from torch import distributed as dist
 from benchmarks.backbone.emoji import build, data, vision
 
 STAGES = ("scenes", "clip", "vae", "counter", "judge", "unet", "assemble")
-STEPS = {"clip": 950, "vae": 1500, "counter": 600, "judge": 600, "unet": 5000}
+STEPS = {"clip": 950, "vae": 2400, "counter": 600, "judge": 600, "unet": 5000}
 POOL = 24_000
 
 
