@@ -228,6 +228,6 @@ def test_ddpo(context: Context, tiny_folder: Path):
     report("advantages", method.round.advantages, torch.as_tensor(kept.advantages), 1e-4)
     mean = sum(kept.losses) / len(kept.losses)
     print(f"loss: ours {kept.ours:.6g}, TRL {mean:.6g}; share clipped up to {kept.clipped:.2f}")
-    assert kept.ours == pytest.approx(mean, rel=1e-3)
+    assert kept.ours == pytest.approx(mean, abs=3e-5)  # a mean of terms near +1 and -1
     assert kept.clipped > 0
     report("LoRA gradient", gradient, reference, 1e-3)
