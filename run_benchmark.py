@@ -114,7 +114,7 @@ def new(arguments: list[str]) -> int:
     path = folder / f"{name}.py"
     if path.exists():
         raise UserError(f"{path} exists already; choose another name or move it away")
-    text = (config.FOLDER / "templates" / "method.py").read_text("utf-8")
+    text = (Path(__file__).parent / "methods" / "_template.py").read_text("utf-8")
     words = {"NAME": name, "CLASS": name.title().replace("_", ""), "PATH": str(path)}
     for word, value in words.items():
         text = re.sub(rf"\b{word}\b", value, text)
