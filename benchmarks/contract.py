@@ -126,8 +126,9 @@ def bench(name: str, reward: Reward | None = None, **changes: Any) -> Bench:
 
 def configuration(name: str) -> None:
     """The configuration is a frozen dataclass of defaults; unknown keys are refused."""
-    cls = registry.methods.get(name).Config  # type: ignore[attr-defined]
-    if not dataclasses.is_dataclass(cls) or not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+    cls: Any = registry.methods.get(name).Config  # type: ignore[attr-defined]
+    parameters = getattr(cls, "__dataclass_params__", None)
+    if parameters is None or not parameters.frozen:
         raise Broken("Config must be a dataclass with frozen=True")
     try:
         config = cls()
