@@ -144,7 +144,7 @@ def test_rebuilding_is_idempotent_and_reads_only(tmp_path: Path) -> None:
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == built
     assert all(built[path] == content for path, content in records.items())
     csv = pd.read_csv(tmp_path / "table.csv")
-    assert csv["method"].tolist() == ["base model", "alignprop", "ddpo", "rwr", "refl"]
+    assert csv["method"].tolist() == ["base model", "alignprop", "refl", "ddpo", "rwr"]
 
 
 def test_truncated_last_line_is_ignored_and_a_broken_middle_one_is_reported(tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ ARGUMENTS = [
     *("--ddpo.samples-per-round", "4", "--ddpo.micro-batch", "2", "--ddpo.updates-per-round", "2"),
 ]
 START = (
-    "import sys, benchmarks.harness, run_benchmark;"
+    "import sys, torch, benchmarks.harness, run_benchmark;"
+    "torch.set_num_threads(1);"  # as in the tests: sums depend on the number of threads
     "benchmarks.harness.CHECKPOINT_EVERY = 0.0;"
     "sys.exit(run_benchmark.main(sys.argv[1:]))"
 )
