@@ -86,13 +86,7 @@ def meaning(prompt: str) -> tuple[int, int]:
 
 @lru_cache(maxsize=1)
 def _meanings() -> dict[str, tuple[int, int]]:
-    return {
-        data.caption(animal, count, background, bare): (i, count)
-        for i, animal in enumerate(data.ANIMALS)
-        for count in range(1, len(data.NUMBERS) + 1)
-        for background in [None, *data.BACKGROUNDS]
-        for bare in (False, True)
-    }
+    return {text: (animal, count) for text, animal, count in data.meanings()}
 
 
 @lru_cache(maxsize=4)

@@ -1,6 +1,5 @@
 """Shared fixtures: tiny random models, so that tests need no downloads and little time."""
 
-import functools
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -108,8 +107,7 @@ def tiny_lora() -> tuple[LoraSD, dict[str, torch.Tensor]]:
 @pytest.fixture
 def tiny_contract(tiny_lora, monkeypatch: pytest.MonkeyPatch) -> None:
     """The contract of methods on the tiny pipeline instead of the embedded one."""
-    model = functools.cache(lambda: tiny_lora)
-    monkeypatch.setattr(contract, "model", model)
+    monkeypatch.setattr(contract, "model", lambda: tiny_lora)
 
 
 class Greyness(Reward):

@@ -205,13 +205,16 @@ def scenes(
 
 def all_captions() -> list[str]:
     """Every caption the world can have: the corpus of the tokenizer."""
-    return [
-        caption(animal, count, background, bare)
-        for animal in ANIMALS
-        for count in range(1, 5)
-        for background in [None, *BACKGROUNDS]
-        for bare in (False, True)
-    ]
+    return [text for text, _, _ in meanings()]
+
+
+def meanings() -> Iterator[tuple[str, int, int]]:
+    """Every caption with its animal (index into ANIMALS) and count; plurals come twice."""
+    for i, animal in enumerate(ANIMALS):
+        for count in range(1, len(NUMBERS) + 1):
+            for background in [None, *BACKGROUNDS]:
+                for bare in (False, True):
+                    yield caption(animal, count, background, bare), i, count
 
 
 def nearest_background(images: np.ndarray) -> np.ndarray:
