@@ -4,8 +4,8 @@ Stages, in order; each writes into ``--work``, is skipped when finished and resu
 
 scenes      render the training pictures (the art is fetched with ``npm pack``)
 clip        tokenizer and a small CLIP; its text tower, frozen, conditions the U-Net
-vae         AutoencoderKL, f=8 with 32 channels: the encoder from principal components, the decoder
-            trained; ``unet`` needs the encoder only
+latents     the encoder of the VAE, from principal components, applied to every picture
+vae         AutoencoderKL, f=8 with 32 channels: the decoder
 counter     the embedded counting reward
 judge       the classifier that evaluates
 unet        v-prediction on cached latents, zero terminal SNR, conditioning dropped 10 %
@@ -33,7 +33,8 @@ from torch import distributed as dist
 
 from benchmarks.backbone.emoji import build, data, vision
 
-STAGES = ("scenes", "clip", "vae", "counter", "judge", "unet", "assemble")
+STAGES = ("scenes", "clip", "latents", "vae", "counter", "judge", "unet", "assemble")
+ALONE = ("scenes", "latents", "assemble")  # the stages that one process does for all
 STEPS = {"clip": 950, "vae": 2400, "counter": 600, "judge": 600, "unet": 5000}
 POOL = 24_000
 
@@ -214,15 +215,14 @@ def encoder(work: Path) -> AutoencoderKL:
 
 def train_vae(work: Path) -> None:
     pool, vae = Pool(work), encoder(work)
-    mean, _ = encode_pool(work)
+    mean, _ = latents(work)
     vae.encoder.requires_grad_(False)
 
     def loss_of(step: int, rng: np.random.Generator) -> Tensor:
         index = rng.integers(POOL, size=6 // world())
         pictures = 2 * pool.pictures(index) - 1
-        latents = mean[index].float()
-        latents = latents + build.NOISE * torch.randn_like(latents)
-        decoded = vae.decode(latents).sample
+        codes = mean[index].float()
+        decoded = vae.decode(codes + build.NOISE * torch.randn_like(codes)).sample
         edges = sum((decoded.diff(dim=d) - pictures.diff(dim=d)).abs().mean() for d in (2, 3))
         return F.mse_loss(decoded, pictures) + 0.2 * ((decoded - pictures).abs().mean() + edges)
 
@@ -271,18 +271,19 @@ def train_judge(work: Path) -> None:
 
 
 @torch.no_grad()
-def encode_pool(work: Path) -> tuple[Tensor, Tensor]:
-    """Posterior means and standard deviations of every picture, cached: (POOL, 32, 8, 8) each."""
-    path = work / "latents.pt"
-    if not path.exists():
-        pool, vae = Pool(work), encoder(work)
-        posteriors = [
-            vae.encode(2 * pool.pictures(np.arange(i, i + 100)) - 1).latent_dist
-            for i in range(0, POOL, 100)
-        ]
-        mean = torch.cat([p.mean for p in posteriors]).half()
-        torch.save((mean, torch.cat([p.std for p in posteriors]).half()), path)
-    mean, std = torch.load(path, weights_only=True)
+def encode_scenes(work: Path) -> None:
+    pool, vae = Pool(work), encoder(work)
+    posteriors = [
+        vae.encode(2 * pool.pictures(np.arange(i, i + 100)) - 1).latent_dist
+        for i in range(0, POOL, 100)
+    ]
+    mean, std = (torch.cat([getattr(p, k) for p in posteriors]).half() for k in ("mean", "std"))
+    torch.save((mean, std), work / "latents.pt")
+
+
+def latents(work: Path) -> tuple[Tensor, Tensor]:
+    """Posterior means and standard deviations of every picture: (POOL, 32, 8, 8) each."""
+    mean, std = torch.load(work / "latents.pt", weights_only=True)
     return mean, std
 
 
@@ -290,7 +291,7 @@ def train_unet(work: Path) -> None:
     from transformers import CLIPModel, CLIPTokenizer
 
     pool, unet = Pool(work), build.unet()
-    mean, std = encode_pool(work)
+    mean, std = latents(work)
     scale = build.latent_scale(mean.float(), std.float())
     text = CLIPModel.from_pretrained(work / "clip").text_model.eval()
     tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
@@ -306,26 +307,27 @@ def train_unet(work: Path) -> None:
         index = rng.integers(POOL, size=size)
         texts, _ = pool.captions(index, rng)
         rows = [captions[t] if rng.random() > 0.1 else 0 for t in texts]
-        latents = scale * (mean[index] + std[index] * torch.randn_like(mean[index])).float()
-        noise = torch.randn_like(latents)
+        clean = scale * (mean[index] + std[index] * torch.randn_like(mean[index])).float()
+        noise = torch.randn_like(clean)
         # One timestep in each of ``size`` equal ranges: a less noisy gradient than free draws.
         spread = (np.arange(size) + rng.random(size)) * 1000 / size
         timesteps = torch.from_numpy(spread.astype(int))
-        noisy = schedule.add_noise(latents, noise, timesteps)
+        noisy = schedule.add_noise(clean, noise, timesteps)
         predicted = unet(noisy, timesteps, encoder_hidden_states=states[rows]).sample
-        return F.mse_loss(predicted, schedule.get_velocity(latents, noise, timesteps))
+        return F.mse_loss(predicted, schedule.get_velocity(clean, noise, timesteps))
 
     fit("unet", work, unet, loss_of, lr=1e-3).save_pretrained(work / "unet")
 
 
 def assemble(work: Path) -> None:
-    mean, std = encode_pool(work)
+    mean, std = latents(work)
     build.assemble(work, build.latent_scale(mean.float(), std.float()))
 
 
 RUN: dict[str, Callable[[Path], None]] = {
     "scenes": train_scenes,
     "clip": train_clip,
+    "latents": encode_scenes,
     "vae": train_vae,
     "counter": train_counter,
     "judge": train_judge,
@@ -349,7 +351,8 @@ def main() -> None:
         done = args.work / f"{stage}.done"
         if not done.exists():
             torch.manual_seed(0)
-            RUN[stage](args.work)
+            if rank() == 0 or stage not in ALONE:
+                RUN[stage](args.work)
             if world() > 1:
                 dist.barrier()
             done.touch()
