@@ -15,8 +15,8 @@ carry its name, e.g. --alignprop.truncation.mode full; they are listed by
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import os
-import re
 import signal
 import sys
 from dataclasses import dataclass, field
@@ -27,8 +27,10 @@ import tyro
 
 from benchmarks import config, registry
 from benchmarks.api import UserError
+from benchmarks.listing import print_lists
 
-LISTS = ("methods", "rewards", "backbones", "tasks")
+#: Subcommands: the module whose ``main(arguments)`` runs each and returns the exit code.
+COMMANDS = {"new": "benchmarks.new", "check": "benchmarks.contract"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +60,9 @@ class Options:
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 1 a cell failed, 2 bad input, 130 interrupted."""
     try:
-        if arguments[:1] == ["new"]:
-            return new(arguments[1:])
-        if arguments[:1] == ["check"]:
-            return check(arguments[1:])
+        if arguments and arguments[0] in COMMANDS:
+            command = importlib.import_module(COMMANDS[arguments[0]])
+            return int(command.main(arguments[1:]))
         if "--list" in arguments:
             return print_lists(arguments[arguments.index("--list") + 1 :])
         return compare(arguments)
@@ -71,87 +72,6 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
-
-
-def print_lists(kinds: list[str]) -> int:
-    """Print the known methods, rewards, backbones and tasks, with where each comes from."""
-    for kind in kinds or LISTS:
-        if kind not in LISTS:
-            raise UserError(f"--list {kind}: choose from {', '.join(LISTS)}")
-        print(f"{kind}:")
-        if kind in ("methods", "rewards"):
-            known = registry.methods if kind == "methods" else registry.rewards
-            for name in known.names():
-                headline = (known.get(name).__doc__ or "").split("\n")[0]
-                summary = known.variants.get(name, headline)
-                print(f"  {name:24} {summary} [{known.origins[name]}]")
-            for where, why in known.broken.items():
-                print(f"  broken: {where}: {why}")
-        elif kind == "tasks":
-            for name in config.task_names():
-                task = config.load_task(name)
-                print(f"  {name:24} {len(task.train)} training, {len(task.unseen)} unseen prompts")
-        else:
-            from benchmarks.backbone.lora_sd import BACKBONES
-
-            for name, place in BACKBONES.items():
-                print(f"  {name:24} {'embedded' if name == 'emoji' else place}")
-    return 0
-
-
-def new(arguments: list[str]) -> int:
-    """``new method NAME [--dir DIR]``: write a commented method that already runs."""
-    usage = "new: write `new method NAME`, with a NAME like my_idea, and optionally `--dir DIR`"
-    if (
-        len(arguments) not in (2, 4)
-        or arguments[0] != "method"
-        or arguments[2:3] not in ([], ["--dir"])
-    ):
-        raise UserError(usage)
-    name, folder = arguments[1], Path(arguments[3] if len(arguments) == 4 else ".")
-    if not name.isidentifier():
-        raise UserError(usage)
-    path = folder / f"{name}.py"
-    if path.exists():
-        raise UserError(f"{path} exists already; choose another name or move it away")
-    text = (Path(__file__).parent / "methods" / "_template.py").read_text("utf-8")
-    words = {"NAME": name, "CLASS": name.title().replace("_", ""), "PATH": str(path)}
-    for word, value in words.items():
-        text = re.sub(rf"\b{word}\b", value, text)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, "utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
-    print(f"{path} runs as it is: python run_benchmark.py check {path}")
-    return 0
-
-
-def check(arguments: list[str]) -> int:
-    """``check FILE``: run the contract on every method a plugin file registers."""
-    if len(arguments) != 1:
-        raise UserError("check: name one Python file that registers methods")
-    before = set(registry.methods.names())
-    registry.load_plugin(Path(arguments[0]))
-    names = [n for n in registry.methods.names() if n not in before]
-    if not names:
-        raise UserError(f"{arguments[0]} registers no method; use @register_method('name')")
-    from benchmarks import contract
-
-    failed = 0
-    for name in names:
-        for title, run in (contract.CHECKS | {"learns": contract.learns}).items():
-            try:
-                run(name)
-                print(f"{name}: {title.replace('_', ' ')}: yes", flush=True)
-            except (contract.Broken, UserError) as error:
-                failed += 1
-                print(f"{name}: {title.replace('_', ' ')}: NO. {error}", flush=True)
-            except Exception as error:  # noqa: BLE001 - a method under test may fail in any way
-                failed += 1
-                reason = f"{type(error).__name__}: {error}"
-                print(f"{name}: {title.replace('_', ' ')}: NO. It fails: {reason}", flush=True)
-    return 1 if failed else 0
 
 
 def parse(arguments: list[str]) -> tuple[Options, dict[str, Any]]:

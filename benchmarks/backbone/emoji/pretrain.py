@@ -35,7 +35,7 @@ from benchmarks.backbone.emoji import build, data, vision
 
 STAGES = ("scenes", "clip", "latents", "vae", "counter", "judge", "unet", "assemble")
 ALONE = ("scenes", "latents", "assemble")  # the stages that one process does for all
-STEPS = {"clip": 950, "vae": 2400, "counter": 600, "judge": 600, "unet": 5000}
+STEPS = {"clip": 950, "vae": 2400, "counter": 600, "judge": 600, "unet": 13000}
 POOL = 24_000
 
 
