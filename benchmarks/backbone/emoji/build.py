@@ -178,7 +178,7 @@ def latent_scale(mean: Tensor, std: Tensor) -> float:
 
 def assemble(work: Path, scale: float) -> None:
     """Write the pipeline, the CLIP model, the counter and the judge to WEIGHTS, in float16."""
-    encoder = CLIPModel.from_pretrained(work / "clip")
+    encoder = CLIPModel.from_pretrained(work / "clip-tuned")
     text_encoder = CLIPTextModel(encoder.config.text_config)
     text_encoder.load_state_dict(encoder.text_model.state_dict())
     decoder = AutoencoderKL.from_pretrained(work / "vae")

@@ -3,7 +3,8 @@
 Stages, in order; each writes into ``--work``, is skipped when finished and resumes when not:
 
 scenes      render the training pictures (the art is fetched with ``npm pack``)
-clip        tokenizer and a small CLIP; its text tower, frozen, conditions the U-Net
+clip        tokenizer and a small CLIP; its text tower, frozen from then on, conditions the U-Net
+image-tower the CLIP's image tower, longer
 latents     the encoder of the VAE, from principal components, applied to every picture
 vae         AutoencoderKL, f=8 with 32 channels: the decoder
 counter     the embedded counting reward
@@ -30,12 +31,15 @@ from diffusers import AutoencoderKL
 from rich.progress import Progress, TimeRemainingColumn
 from torch import Tensor, nn
 from torch import distributed as dist
+from transformers import CLIPModel, CLIPTokenizer
 
 from benchmarks.backbone.emoji import build, data, vision
 
-STAGES = ("scenes", "clip", "latents", "vae", "counter", "judge", "unet", "assemble")
+STAGES = (
+    *("scenes", "clip", "image-tower", "latents", "vae", "counter", "judge", "unet", "assemble"),
+)
 ALONE = ("scenes", "latents", "assemble")  # the stages that one process does for all
-STEPS = {"clip": 950, "vae": 2400, "counter": 600, "judge": 600, "unet": 13000}
+STEPS = {"clip": 950, "image-tower": 1500, "vae": 2400, "counter": 600, "judge": 600, "unet": 13000}
 POOL = 24_000
 
 
@@ -176,11 +180,32 @@ def density_map(centers: np.ndarray) -> np.ndarray:
 
 
 def train_clip(work: Path) -> None:
-    pool, tokenizer = Pool(work), build.train_tokenizer()
+    tokenizer = build.train_tokenizer()
     clip = build.clip(tokenizer)
+    loss_of = contrast(work, clip, tokenizer, batch=128)
+    fit("clip", work, clip, loss_of, lr=1e-3, weight_decay=0.05).save_pretrained(work / "clip")
+    tokenizer.save_pretrained(work / "tokenizer")
+
+
+def train_image_tower(work: Path) -> None:
+    """With the text tower locked (LiT, Zhai et al. 2022), beside or after the U-Net."""
+    clip = CLIPModel.from_pretrained(work / "clip")
+    clip.text_model.requires_grad_(False)
+    clip.text_projection.requires_grad_(False)
+    tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
+    loss_of = contrast(work, clip, tokenizer, batch=96)
+    tuned = fit("image-tower", work, clip, loss_of, lr=5e-4, weight_decay=0.05)
+    tuned.save_pretrained(work / "clip-tuned")
+
+
+def contrast(
+    work: Path, clip: CLIPModel, tokenizer: CLIPTokenizer, batch: int
+) -> Callable[[int, np.random.Generator], Tensor]:
+    """CLIP's loss, with every caption that is true of a picture as a positive."""
+    pool = Pool(work)
 
     def loss_of(step: int, rng: np.random.Generator) -> Tensor:
-        index = rng.integers(POOL, size=128 // world())
+        index = rng.integers(POOL, size=batch // world())
         texts, named = pool.captions(index, rng)
         tokens = tokenizer(texts, padding="max_length", return_tensors="pt")
         out = clip(
@@ -198,8 +223,7 @@ def train_clip(work: Path) -> None:
         by_image = -(logits.log_softmax(0) * target / target.sum(0, keepdim=True)).sum(0)
         return (by_text.mean() + by_image.mean()) / 2
 
-    fit("clip", work, clip, loss_of, lr=1e-3, weight_decay=0.05).save_pretrained(work / "clip")
-    tokenizer.save_pretrained(work / "tokenizer")
+    return loss_of
 
 
 def encoder(work: Path) -> AutoencoderKL:
@@ -288,8 +312,6 @@ def latents(work: Path) -> tuple[Tensor, Tensor]:
 
 
 def train_unet(work: Path) -> None:
-    from transformers import CLIPModel, CLIPTokenizer
-
     pool, unet = Pool(work), build.unet()
     mean, std = latents(work)
     scale = build.latent_scale(mean.float(), std.float())
@@ -327,6 +349,7 @@ def assemble(work: Path) -> None:
 RUN: dict[str, Callable[[Path], None]] = {
     "scenes": train_scenes,
     "clip": train_clip,
+    "image-tower": train_image_tower,
     "latents": encode_scenes,
     "vae": train_vae,
     "counter": train_counter,
