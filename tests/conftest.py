@@ -5,7 +5,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,31 @@ from benchmarks.ledger import Ledger
 from benchmarks.streams import Streams
 
 torch.set_num_threads(1)  # the models are tiny, and several threads get in each other's way
+
+
+@pytest.fixture
+def compared(record_property: Callable[[str, object], None]) -> Callable[..., None]:
+    """Check the largest difference relative to the largest value; it is said in the summary."""
+
+    def compare(what: str, ours: torch.Tensor, reference: torch.Tensor, tolerance: float) -> None:
+        error = float((ours - reference).abs().max() / reference.abs().max())
+        record_property("compared", f"{what}: {error:.1e} off, {tolerance:.0e} allowed")
+        assert reference.abs().max() > 0 and error < tolerance
+
+    return compare
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How close our results came to the references they were compared with."""
+    lines = [
+        f"{report.nodeid.removeprefix('tests/')}: {text}"
+        for report in terminalreporter.getreports("passed")
+        for name, text in report.user_properties
+        if name == "compared"
+    ]
+    if lines:
+        terminalreporter.section("relative differences to references")
+        terminalreporter.write_line("\n".join(sorted(lines)))
 
 
 def tiny_pipeline(seed: int = 0) -> StableDiffusionPipeline:

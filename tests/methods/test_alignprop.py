@@ -66,7 +66,7 @@ def objective(context: Context, mask: list[bool], offset: torch.Tensor) -> float
     [Truncation(mode="full"), Truncation(mode="fixed", k=2), Truncation(mode="per_trajectory")],
     ids=lambda t: t.mode,
 )
-def test_gradient_equals_finite_differences(context, truncation, recompute):
+def test_gradient_equals_finite_differences(context, truncation, recompute, compared):
     double(context)
     found = gradient(context, truncation, recompute)
     mask = AlignProp(Config(**SMALL, truncation=truncation), context).gradient_steps(0)
@@ -76,7 +76,7 @@ def test_gradient_equals_finite_differences(context, truncation, recompute):
     h = 1e-4
     ahead, behind = (objective(context, mask, s * h * direction) for s in (1, -1))
     expected = -(ahead - behind) / (2 * h)  # the loss is minus the reward
-    assert float(found @ direction) == pytest.approx(expected, rel=1e-5)
+    compared("derivative", found @ direction, torch.tensor(expected), 1e-5)
 
 
 def test_per_step_detaches_predictions_only(context):
