@@ -49,6 +49,8 @@ class Options:
     """KIND=AMOUNT per cell (flops, queries, nfe, steps, seconds). Default: the preset's."""
     seeds: tuple[int, ...] = (0,)
     """One cell per method and seed."""
+    precision: config.Precision | None = None
+    """Of the frozen base model; LoRA stays float32. Default: bf16 on CUDA, else fp32."""
     out: Path = Path("runs")
     """Where results go; finished cells there are not run again."""
     config: Path | None = None
@@ -67,7 +69,8 @@ def main(arguments: list[str]) -> int:
             return print_lists(arguments[arguments.index("--list") + 1 :])
         return compare(arguments)
     except UserError as error:
-        print(f"run_benchmark.py: {error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # of several processes, one says so
+            print(f"run_benchmark.py: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
@@ -104,6 +107,7 @@ def compare(arguments: list[str]) -> int:
     options, configs = parse(arguments)
     from analysis.report import write_report
     from benchmarks.compare import run_cells, specs
+    from benchmarks.distributed import rank, stop
 
     cells = specs(
         configs,
@@ -112,10 +116,17 @@ def compare(arguments: list[str]) -> int:
         task=options.task,
         budget=options.budget,
         seeds=options.seeds,
+        precision=options.precision,
     )
-    _, failed = run_cells(cells, options.out)
+    done, failed = run_cells(cells, options.out)
+    first = rank() == 0
+    stop()
+    if not first:
+        return 1 if failed else 0
     for name, reason in failed.items():
         print(f"{name} failed: {reason}", file=sys.stderr)
+    if failed:
+        print(f"{len(failed)} of {len(cells)} cells failed, {len(done)} done", file=sys.stderr)
     print(write_report(options.out))
     print(f"\nCurves, table and pictures: {options.out}/")
     return 1 if failed else 0

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import pandas as pd
 
 from benchmarks.api import UserError
-from benchmarks.config import Budget, load_preset, load_task, method_defaults
+from benchmarks.backbone.lora_sd import default_precision
+from benchmarks.config import Budget, Precision, load_preset, load_task, method_defaults
+from benchmarks.distributed import from_first, processes
+from benchmarks.finite import NotFinite
 from benchmarks.harness import Harness, Spec
 from benchmarks.progress import bar
+from benchmarks.store import Cell
 
 
 def specs(
@@ -23,8 +28,11 @@ def specs(
     task: str = "animals",
     budget: str | None = None,
     seeds: Sequence[int] = (0,),
+    precision: Precision | None = None,
 ) -> list[Spec]:
-    """One cell per method (name and Config) and seed; ``budget`` is the preset's if there is none.
+    """One cell per method (name and Config) and seed.
+
+    ``budget`` is the preset's if there is none, ``precision`` the device's.
 
     Raises UserError for what cannot work, before anything is computed.
     """
@@ -40,6 +48,7 @@ def specs(
             seed=seed,
             budget=amount,
             evaluation=preset["evaluation"],
+            precision=precision or default_precision(),
         )
         for seed in seeds
         for name, config in configs.items()
@@ -50,21 +59,34 @@ def specs(
 
 
 def run_cells(cells: Sequence[Spec], out: Path) -> tuple[list[Path], dict[str, str]]:
-    """Run what is not finished yet: the finished cells' directories, and why others failed."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written ({error.strerror})") from error
+    """Run what is not finished yet: the finished cells' directories, and why others failed.
+
+    What failed before comes last. If one of several processes fails alone, the others wait for it
+    in vain, so the run ends; the same command goes on with the other cells.
+    """
     harness = Harness(out)
+    from_first(lambda: _writable(out))
     done, failed = [], {}
-    for spec in cells:
+    for spec in sorted(cells, key=lambda spec: Cell(out, spec.description()).failed):
         name = f"{spec.method}, seed {spec.seed}"
         with bar(name) as progress:
             try:
                 done.append(harness.run(spec, progress))
-            except (RuntimeError, MemoryError, ValueError) as error:
-                failed[name] = str(error).splitlines()[0] if str(error) else type(error).__name__
+            except Exception as error:
+                if processes() > 1 and not isinstance(error, UserError | NotFinite):
+                    raise
+                reason = str(error).strip().splitlines()
+                failed[name] = reason[0] if reason else type(error).__name__
     return done, failed
+
+
+def _writable(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written ({error.strerror})") from error
 
 
 def run(

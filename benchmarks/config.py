@@ -8,13 +8,14 @@ import tomllib
 import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks import registry
 from benchmarks.api import UserError
 
 FOLDER = Path(__file__).parent
 RULES = 1  # the version of RULES.md
+Precision = Literal["fp32", "bf16", "fp16"]
 BUDGET_KINDS = ("flops", "queries", "nfe", "steps", "seconds")
 
 

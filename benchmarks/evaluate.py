@@ -13,6 +13,7 @@ from torch import Tensor
 from benchmarks.api import Reward
 from benchmarks.backbone.lora_sd import LoraSD
 from benchmarks.config import Task
+from benchmarks.distributed import gather, parts, share
 from benchmarks.streams import Streams
 
 #: Evaluation noise is the same for every method, seed and run.
@@ -33,14 +34,13 @@ def pictures(
     backbone: LoraSD, prompts: list[str], steps: int, guidance: float, batch: int = 16
 ) -> Tensor:
     """(B, 3, H, W) in [0, 1] on the CPU; picture i always starts from the same noise."""
-    sampler, streams, parts = backbone.chain(steps), Streams(NOISE_SEED), []
-    for start in range(0, len(prompts), batch):
-        texts = prompts[start : start + batch]
-        indices = range(start, start + len(texts))
+    sampler, streams, found = backbone.chain(steps), Streams(NOISE_SEED), []
+    for indices in parts(range(len(prompts)), batch):
+        texts = [prompts[i] for i in indices]
         noise = streams.normal("evaluation", 0, indices, backbone.latent_shape)
         trajectory = backbone.sample(sampler, texts, noise, guidance=guidance)
-        parts.append(backbone.decode(trajectory.final).cpu())
-    return torch.cat(parts)
+        found.append(backbone.decode(trajectory.final))
+    return gather(found)
 
 
 def diversity(images: Tensor, prompts: list[str]) -> float:
@@ -67,8 +67,9 @@ def evaluate(
     with backbone.ledger.paused():
         for split, prompts in task.evaluation_prompts().items():
             images = pictures(backbone, prompts, settings["sampling_steps"], settings["guidance"])
-            device = backbone.device
-            scores = {n: reward(images.to(device), prompts) for n, reward in rewards.items()}
+            rows = share(range(len(prompts)))
+            mine, texts = images[list(rows)].to(backbone.device), [prompts[i] for i in rows]
+            scores = {n: gather([r(mine, texts)] if texts else []) for n, r in rewards.items()}
             record = {
                 "split": split,
                 "rewards": {name: float(values.mean()) for name, values in scores.items()},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -15,10 +16,12 @@ import torch
 from torch import Tensor
 
 from benchmarks import registry
-from benchmarks.api import Context, Method, Reward, UserError
+from benchmarks.api import Context, Method, Reward, StepResult, UserError
 from benchmarks.backbone.lora_sd import LoraSD
-from benchmarks.config import RULES, Budget, Task
+from benchmarks.config import RULES, Budget, Precision, Task
+from benchmarks.distributed import rank, start
 from benchmarks.evaluate import Evaluation, evaluate
+from benchmarks.finite import Guard
 from benchmarks.ledger import Ledger
 from benchmarks.store import Cell
 from benchmarks.streams import Streams
@@ -44,6 +47,7 @@ class Spec:
     budget: Budget
     evaluation: Mapping[str, Any]
     rank: int = 4
+    precision: Precision
 
     @property
     def train_reward(self) -> str:
@@ -87,6 +91,7 @@ class Spec:
             "config": dataclasses.asdict(self.config),
             "evaluation": dict(self.evaluation),
             "rank": self.rank,
+            "precision": self.precision,
             "prompts": dataclasses.asdict(self.task),
             "versions": {n: version(n) for n in ("torch", "diffusers", "peft", "transformers")},
             "machine": platform.machine(),
@@ -95,11 +100,6 @@ class Spec:
 
 def _differentiable(name: str) -> bool:
     return bool(registry.rewards.get(name).differentiable)  # type: ignore[attr-defined]
-
-
-def default_device() -> torch.device:
-    """CUDA if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @dataclass
@@ -115,15 +115,15 @@ class Harness:
     """Runs cells; base-model evaluations are shared between cells that agree on them."""
 
     def __init__(self, out: Path, device: torch.device | None = None) -> None:
-        self.out, self.device = out, device or default_device()
+        self.out, self.device = out, device or start()
         self._base: dict[str, list[Evaluation]] = {}
 
     def run(self, spec: Spec, progress: Progress = lambda share, text: None) -> Path:
         """Run one cell unless it is done; returns its directory."""
         cell = Cell(self.out, spec.description())
-        if cell.done:
-            return cell.path
         with cell.claimed():
+            if cell.done:
+                return cell.path
             try:
                 Run(self, spec, cell, progress).train()
             except Exception as error:
@@ -146,7 +146,12 @@ class Run:
         self.harness, self.spec, self.cell, self.progress = harness, spec, cell, progress
         self.ledger = Ledger()
         self.backbone = LoraSD.load(
-            spec.backbone, self.ledger, rank=spec.rank, seed=spec.seed, device=harness.device
+            spec.backbone,
+            self.ledger,
+            precision=spec.precision,
+            rank=spec.rank,
+            seed=spec.seed,
+            device=harness.device,
         )
         self.rewards: dict[str, Reward] = {
             name: registry.rewards.get(name)(harness.device) for name in spec.reported
@@ -154,9 +159,10 @@ class Run:
         train = self.rewards[spec.train_reward]
         self._price_reward(train)
         self.streams = Streams(spec.seed)
+        self.guard = Guard(self.ledger, spec.train_reward, self.ledger.counted(train))
         context = Context(
             backbone=self.backbone,
-            reward=self.ledger.counted(train),
+            reward=self.guard.reward,
             prompts=self._prompts,
             streams=self.streams,
         )
@@ -184,8 +190,10 @@ class Run:
         budget, (state, pending) = self.spec.budget, self._start()
         saved = time.monotonic()
         while pending:
-            with self.ledger.clock(self.harness.device):
+            self.cell.step = state.step
+            with self.ledger.together(), self.ledger.clock(self.harness.device):
                 result = self.method.step(state.step)
+            self.guard.check(state.step, result)
             self.ledger.optimizer_steps += 1
             before, state = state, self._snapshot(state.step + 1)
             spent = self.ledger.spent(budget.kind) / budget.amount
@@ -196,11 +204,12 @@ class Run:
                 break
             self.cell.append("steps", {"step": state.step} | _numbers(result) | state.totals)
             self.progress(spent, f"reward {result.reward:.4g}")
-            if time.monotonic() - saved >= CHECKPOINT_EVERY:
+            if rank() == 0 and time.monotonic() - saved >= CHECKPOINT_EVERY:
                 self._save(state, pending)
                 saved = time.monotonic()
         self.backbone.load_lora_state(state.weights)
-        self.backbone.save_lora(self.cell.path, state.weights)
+        if rank() == 0:
+            self.backbone.save_lora(self.cell.path, state.weights)
 
     def _start(self) -> tuple[Snapshot, list[float]]:
         """The first state and all shares of the budget, or those of the last checkpoint."""
@@ -212,6 +221,7 @@ class Run:
         self.ledger.load_state_dict(saved["ledger"])
         self.backbone.load_lora_state(saved["lora"])
         self.method.load_state_dict(saved["method"])
+        self.guard.neutral = saved["neutral"]
         return self._snapshot(saved["step"]), saved["pending"]
 
     def _save(self, state: Snapshot, pending: list[float]) -> None:
@@ -223,6 +233,7 @@ class Run:
                 "lora": state.weights,
                 "method": self.method.state_dict(),
                 "ledger": self.ledger.state_dict(),
+                "neutral": self.guard.neutral,
             },
         )
 
@@ -250,13 +261,10 @@ class Run:
 
     def _base_key(self) -> str:
         spec = self.spec
-        return repr((spec.backbone, spec.task, sorted(spec.reported), dict(spec.evaluation)))
+        return repr((spec.backbone, spec.precision, spec.task, sorted(spec.reported), dict(spec.evaluation)))
 
 
-def _numbers(result: Any) -> dict[str, float]:
-    return {
-        "reward": result.reward,
-        "loss": result.loss,
-        "grad_norm": result.grad_norm,
-        **result.extra,
-    }
+def _numbers(result: StepResult) -> dict[str, float | None]:
+    """For the record: what is not finite has no number in JSON."""
+    numbers = {"reward": result.reward, "loss": result.loss, "grad_norm": result.grad_norm}
+    return {k: v if math.isfinite(v) else None for k, v in (numbers | dict(result.extra)).items()}

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.api import Reward, RewardFunction
+from benchmarks.distributed import exchange
 
 #: What can be counted, with its price in FLOPs per sample in ``Ledger.prices``.
 #: ``*_first`` is a backward that stops at the module's own parameters: its input needs no gradient.
@@ -61,6 +62,7 @@ class Ledger:
             "reward_queries": self.counts["reward_forward"],
             "reward_gradients": self.counts["reward_backward"],
             "optimizer_steps": self.optimizer_steps,
+            "skipped": self.counts["skipped"],  # rewards, gradients and updates that are not finite
             "seconds": self.seconds,
         }
 
@@ -135,6 +137,16 @@ class Ledger:
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             self.seconds += time.perf_counter() - start
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Inside, every process counts its own work; afterwards all know the work of all."""
+        counts, seconds = self.counts, self.seconds
+        self.counts, self.seconds = Counter(), 0.0
+        yield
+        for new, spent in exchange((self.counts, self.seconds)):
+            counts, seconds = counts + new, seconds + spent
+        self.counts, self.seconds = counts, seconds
 
     def price(self, forward: str, backward: str, call: Callable[[], Tensor]) -> None:
         """Measure one pass of one sample and its backward, off the clock."""

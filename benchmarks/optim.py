@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from benchmarks.distributed import reduce_gradients
 from benchmarks.lazy import torch
 
 
@@ -31,9 +32,14 @@ class Optimizer:
         )
 
     def step(self) -> float:
-        """One update from the accumulated gradients; returns their norm."""
+        """One update from the accumulated gradients; returns their norm.
+
+        Without an update if that is not finite.
+        """
+        reduce_gradients(self.parameters)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
-        self.adamw.step()
+        if norm.isfinite():
+            self.adamw.step()
         self.adamw.zero_grad()
         return float(norm)
 

@@ -9,10 +9,15 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from benchmarks.distributed import rank
+
 
 @contextmanager
 def bar(name: str) -> Iterator[Callable[[float, str], None]]:
-    """Yields ``update(share of the budget used, what to say)``."""
+    """Yields ``update(share of the budget used, what to say)``; one process of several shows it."""
+    if rank() > 0:
+        yield lambda share, text: None
+        return
     console = Console()
     if console.is_terminal:
         columns = (

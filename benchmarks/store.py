@@ -3,21 +3,38 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TypeVar
 
 from PIL import Image
 from torch import Tensor
 
 from benchmarks import checkpoint
 from benchmarks.api import UserError
+from benchmarks.distributed import from_first, rank
 
 RECORDS = ("steps", "evals")
+Write = TypeVar("Write", bound=Callable[..., None])
+
+
+def by_first(write: Write) -> Write:
+    """Of the processes of one run, only the first writes."""
+
+    @functools.wraps(write)
+    def call(*args: Any, **options: Any) -> None:
+        if rank() == 0:
+            write(*args, **options)
+
+    return call  # type: ignore[return-value]
 
 
 class Cell:
@@ -29,28 +46,50 @@ class Cell:
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         names = [str(description[k]) for k in ("method", "reward")]
         self.path = out / f"{'-'.join(names)}-seed{description['seed']}-{digest}"
+        self.step: int | None = None  # the optimizer step in progress
+        self._lock: IO[str] | None = None
 
     @property
     def done(self) -> bool:
-        """Whether the cell has finished."""
-        return (self.path / "done").exists()
+        """Whether the cell has finished. Only certain while the cell is ``claimed``."""
+        return from_first((self.path / "done").exists)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the cell failed when it was last run."""
+        return from_first((self.path / "failed.json").exists)
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Keep other processes off this cell; raises UserError if one has it."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise UserError(f"{self.path} is being run by another process") from error
+        """Keep other runs off this cell; raises UserError if one has it."""
+        from_first(self._claim)
+        try:
             yield
+        finally:
+            if self._lock is not None:
+                self._lock.close()
+
+    def _claim(self) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.path / "lock").open("w")
+        for attempt in range(5):  # ``status`` holds the lock for a moment
+            try:
+                return fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                time.sleep(0.05 * attempt)
+        self._lock.close()
+        raise UserError(f"{self.path} is being run by another process")
 
     def begin(self) -> dict[str, Any] | None:
         """The newest readable checkpoint's state, with the records brought back to its time.
 
         Without one, everything an unfinished run left is cleared and the description written.
         """
+        return from_first(self._begin)
+
+    def _begin(self) -> dict[str, Any] | None:
+        for stale in self.path.glob("*.tmp"):
+            stale.unlink()
         for path in reversed(self._checkpoints()):
             try:
                 state: dict[str, Any] = checkpoint.load(path)
@@ -70,6 +109,7 @@ class Cell:
         write_json(self.path / "cell.json", self.description)
         return None
 
+    @by_first
     def checkpoint(self, step: int, state: dict[str, Any]) -> None:
         """Save ``state`` so that ``begin`` can go on from here; the last two are kept."""
         files = {name: self.path / f"{name}.jsonl" for name in RECORDS}
@@ -83,11 +123,13 @@ class Cell:
     def _checkpoints(self) -> list[Path]:
         return sorted(self.path.glob("checkpoint-*.safetensors"))
 
+    @by_first
     def append(self, name: str, record: Mapping[str, Any]) -> None:
         """Add a line to ``name``.jsonl."""
         with (self.path / f"{name}.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
+    @by_first
     def save_images(self, split: str, step: int, images: Tensor) -> None:
         """Write (B, 3, H, W) in [0, 1] as numbered PNG files."""
         folder = self.path / "images" / split / f"{step:06d}"
@@ -96,19 +138,29 @@ class Cell:
             to_pil(picture).save(folder / f"{i:03d}.png")
 
     def finish(self) -> None:
-        """Mark the cell as done; its checkpoints are no longer needed."""
+        """Mark the cell as done, for all processes; its checkpoints are no longer needed."""
+        from_first(self._finish)
+
+    def _finish(self) -> None:
         (self.path / "done").touch()
         for path in self._checkpoints():
             path.unlink()
 
     def fail(self, error: BaseException) -> None:
         """Leave a record of why the cell failed."""
-        write_json(self.path / "failed.json", {"error": str(error), "type": type(error).__name__})
+        record = {
+            "type": type(error).__name__,
+            "error": str(error) or type(error).__name__,
+            "step": self.step,
+            "traceback": "".join(traceback.format_exception(error)),
+        }
+        with suppress(OSError):  # a full disk may be why
+            write_json(self.path / "failed.json", record)
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write atomically."""
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
     temporary.write_text(json.dumps(value, indent=1, default=str) + "\n", encoding="utf-8")
     temporary.replace(path)
 

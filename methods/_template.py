@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from benchmarks.distributed import parts, total
 from benchmarks.optim import AdamW, Optimizer
 from methods import Context, Method, StepResult, register_method
 
@@ -26,6 +27,7 @@ class Config:
     """Settings of NAME."""
 
     batch_size: int = field(default=8, metadata={"help": "samples per update [ours]"})
+    micro_batch: int = field(default=8, metadata={"help": "samples at once; changes memory only"})
     sampling_steps: int = field(default=20, metadata={"help": "DDIM steps [ours]"})
     guidance: float = field(default=2.5, metadata={"help": "guidance scale [ours]"})
     optimizer: AdamW = AdamW(lr=1e-3)
@@ -48,25 +50,26 @@ class CLASS(Method):
         """One optimizer step. The harness counts, times, evaluates and stops; you only learn."""
         config, backbone, streams = self.config, self.context.backbone, self.context.streams
         prompts = self.context.prompts(step, config.batch_size)
-        # Random numbers come from named streams, so that runs repeat and resume exactly.
-        noise = streams.normal("noise", step, range(config.batch_size), backbone.latent_shape)
-        last = len(self.sampler) - 1
-        trajectory = backbone.sample(
-            self.sampler,
-            prompts,
-            noise,  # x_T: (B, C, h, w)
-            guidance=config.guidance,
-            gradient=[i == last for i in range(len(self.sampler))],
-        )
-        images = backbone.decode(trajectory.final)  # (B, 3, H, W) in [0, 1]
-        rewards = self.context.reward(images, prompts)  # (B,), higher is better
-        loss = -rewards.mean()
-        loss.backward()
-        return StepResult(
-            reward=float(rewards.detach().mean()),
-            loss=float(loss.detach()),
-            grad_norm=self.optimizer.step(),
-        )
+        last, reward = len(self.sampler) - 1, 0.0
+        # This process's samples; the optimizer adds up the gradients of all processes.
+        for part in parts(range(config.batch_size), config.micro_batch):
+            texts = [prompts[i] for i in part]
+            # Random numbers come from named streams, so that runs repeat and resume exactly.
+            noise = streams.normal("noise", step, part, backbone.latent_shape)
+            trajectory = backbone.sample(
+                self.sampler,
+                texts,
+                noise,  # x_T: (B, C, h, w)
+                guidance=config.guidance,
+                gradient=[i == last for i in range(len(self.sampler))],
+            )
+            images = backbone.decode(trajectory.final)  # (B, 3, H, W) in [0, 1]
+            rewards = self.context.reward(images, texts)  # (B,), higher is better
+            loss = -rewards.sum() / config.batch_size
+            loss.backward()
+            reward -= float(loss.detach())
+        (reward,) = total(reward)
+        return StepResult(reward=reward, loss=-reward, grad_norm=self.optimizer.step())
 
     # Whatever the next step depends on, besides the LoRA weights.
     def state_dict(self) -> dict[str, Any]:

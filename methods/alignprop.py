@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from benchmarks.api import Context, Method, StepResult, UserError
+from benchmarks.distributed import parts, total
 from benchmarks.optim import AdamW, Optimizer
 from benchmarks.registry import method_variant, register_method
 
@@ -106,8 +107,7 @@ class AlignProp(Method):
         gradient = self.gradient_steps(step)
         prompts = self.context.prompts(step, config.batch_size)
         total_reward = total_loss = 0.0
-        for start in range(0, config.batch_size, config.micro_batch):
-            part = range(start, min(start + config.micro_batch, config.batch_size))
+        for part in parts(range(config.batch_size), config.micro_batch):
             texts = [prompts[i] for i in part]
             shape = backbone.latent_shape
             extra = (len(self.sampler), *shape)
@@ -127,9 +127,10 @@ class AlignProp(Method):
                 loss.backward()
             total_reward += float(rewards.detach().sum()) / config.batch_size
             total_loss += float(loss.detach())
+        reward, loss = total(total_reward, total_loss)
         return StepResult(
-            reward=total_reward,
-            loss=total_loss,
+            reward=reward,
+            loss=loss,
             grad_norm=self.optimizer.step(),
             extra={"gradient_steps": sum(gradient)},
         )

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from benchmarks.api import Context, Method, StepResult, UserError
+from benchmarks.distributed import gather, parts, share, total
 from benchmarks.lazy import torch
 from benchmarks.optim import AdamW, Optimizer
 from benchmarks.registry import method_variant, register_method
@@ -78,7 +79,7 @@ class PromptStatistics:
 
 @dataclass
 class Round:
-    """What one sampling round left: latents (N, T + 1, C, h, w), log_probs (N, T), (N,)."""
+    """One sampling round, on the CPU: latents (N, T + 1, C, h, w), log_probs (N, T), (N,)."""
 
     prompts: list[str]
     latents: Tensor
@@ -122,17 +123,18 @@ class DDPO(Method):
         order = list(range(groups))
         if epoch:
             order = self.context.streams.permutation("epoch", step - update, groups)
-        share = groups // config.updates_per_round
-        loss, ratios = 0.0, []
-        for group in order[update * share : (update + 1) * share]:
-            micro, ratio = self.backward(step, group, share)
+        size = groups // config.updates_per_round
+        loss, ratios = 0.0, [0.0]
+        for group in share(order[update * size : (update + 1) * size]):
+            micro, ratio = self.backward(step, group, size)
             loss += micro
             ratios.append(ratio)
+        (loss,) = total(loss)
         return StepResult(
             reward=self.round.reward,
             loss=loss,
             grad_norm=self.optimizer.step(),
-            extra={"ratio_deviation": max(ratios)},
+            extra={"ratio_deviation": float(gather([torch.tensor(ratios)]).max())},
         )
 
     def sample(self, step: int) -> Round:
@@ -140,8 +142,7 @@ class DDPO(Method):
         config, backbone, streams = self.config, self.context.backbone, self.context.streams
         prompts = self.context.prompts(step, config.samples_per_round)
         latents, log_probs, rewards = [], [], []
-        for start in range(0, config.samples_per_round, config.micro_batch):
-            part = range(start, start + config.micro_batch)
+        for part in parts(range(config.samples_per_round), config.micro_batch):
             texts, shape = [prompts[i] for i in part], backbone.latent_shape
             trajectory = backbone.sample(
                 self.sampler,
@@ -154,12 +155,12 @@ class DDPO(Method):
             latents.append(torch.stack(trajectory.latents, 1))
             log_probs.append(trajectory.log_probs)
             with torch.no_grad():
-                rewards.append(self.context.reward(backbone.decode(trajectory.final), texts).cpu())
-        scores = torch.cat(rewards)
+                rewards.append(self.context.reward(backbone.decode(trajectory.final), texts))
+        scores = gather(rewards)
         limit = config.max_advantage
         advantages = self.statistics.advantages(prompts, scores).clamp(-limit, limit)
         return Round(
-            prompts, torch.cat(latents), torch.cat(log_probs), advantages, float(scores.mean())
+            prompts, gather(latents), gather(log_probs), advantages, float(scores.mean())
         )
 
     def backward(self, step: int, group: int, groups: int) -> tuple[float, float]:
@@ -167,8 +168,8 @@ class DDPO(Method):
         config, backbone, data = self.config, self.context.backbone, self.round
         assert data is not None
         rows = slice(group * config.micro_batch, (group + 1) * config.micro_batch)
-        prompts, latents = data.prompts[rows], data.latents[rows]
-        advantages = data.advantages[rows].to(backbone.device)
+        prompts, latents = data.prompts[rows], data.latents[rows].to(backbone.device)
+        advantages, old = (x[rows].to(backbone.device) for x in (data.advantages, data.log_probs))
         text = backbone.encode(prompts)
         trained = round(config.timestep_fraction * len(self.sampler))
         chosen = self.context.streams.permutation("timesteps", step, len(self.sampler), group)[
@@ -181,7 +182,7 @@ class DDPO(Method):
             )
             mean = self.sampler.mean(i, output, latents[:, i])
             log_prob = self.sampler.log_prob(i, latents[:, i + 1], mean)
-            ratio = torch.exp(log_prob - data.log_probs[rows, i])
+            ratio = torch.exp(log_prob - old[:, i])
             if config.clip is None:
                 surrogate = -advantages * log_prob
             else:

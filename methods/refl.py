@@ -13,10 +13,12 @@ on the model's own predictions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from benchmarks.api import Context, Method, StepResult, UserError
+from benchmarks.distributed import parts, total
 from benchmarks.lazy import torch
 from benchmarks.optim import AdamW, Optimizer
 from benchmarks.registry import method_variant, register_method
@@ -64,17 +66,16 @@ class ReFL(Method):
         chosen = streams.integer("step", step, config.earliest, config.latest + 1)
         prompts = self.context.prompts(step, config.batch_size)
         reward = loss = 0.0
-        for start in range(0, config.batch_size, config.micro_batch):
-            texts = prompts[start : start + config.micro_batch]
-            part = range(start, start + len(texts))
-            scores, losses = self.backward(step, chosen, part, texts)
+        for part in parts(range(config.batch_size), config.micro_batch):
+            scores, losses = self.backward(step, chosen, part, [prompts[i] for i in part])
             reward, loss = reward + scores, loss + losses
+        reward, loss = total(reward, loss)
         return StepResult(
             reward=reward, loss=loss, grad_norm=self.optimizer.step(), extra={"chosen": chosen}
         )
 
     def backward(
-        self, step: int, chosen: int, part: range, prompts: list[str]
+        self, step: int, chosen: int, part: Sequence[int], prompts: list[str]
     ) -> tuple[float, float]:
         """Accumulate one micro-batch: its shares of the mean reward and of the loss."""
         config, backbone, size = self.config, self.context.backbone, self.config.batch_size
@@ -95,7 +96,7 @@ class ReFL(Method):
         return float(rewards.detach().sum()) / size, float(loss.detach())
 
     def pretraining(
-        self, step: int, part: range, prompts: list[str], x0: torch.Tensor
+        self, step: int, part: Sequence[int], prompts: list[str], x0: torch.Tensor
     ) -> torch.Tensor:
         """The denoising loss on the model's own predictions, summed over the micro-batch."""
         backbone, streams = self.context.backbone, self.context.streams

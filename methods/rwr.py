@@ -13,10 +13,12 @@ prompt's pictures, unweighted (RWR-sparse).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from benchmarks.api import Context, Method, StepResult, UserError
+from benchmarks.distributed import gather, parts, total
 from benchmarks.lazy import torch
 from benchmarks.optim import AdamW, Optimizer
 from benchmarks.registry import method_variant, register_method
@@ -66,7 +68,7 @@ def weights(
 
 @dataclass
 class Round:
-    """A sampled set: clean latents (N, C, h, w) and weights (N,)."""
+    """A sampled set, on the CPU: clean latents (N, C, h, w) and weights (N,)."""
 
     prompts: list[str]
     latents: Tensor
@@ -99,9 +101,9 @@ class RWR(Method):
         useful = [i for i, w in enumerate(self.round.weights.tolist()) if w > 0]
         order = [useful[i] for i in streams.permutation("batch", step, len(useful))][:size]
         loss = 0.0
-        for start in range(0, len(order), config.micro_batch):
-            part = order[start : start + config.micro_batch]
+        for part in parts(order, config.micro_batch):
             loss += self.backward(step, part, len(order))
+        (loss,) = total(loss)
         norm = self.optimizer.step()
         return StepResult(reward=self.round.reward, loss=loss, grad_norm=norm)
 
@@ -110,9 +112,8 @@ class RWR(Method):
         config, backbone, streams = self.config, self.context.backbone, self.context.streams
         prompts = self.context.prompts(step, config.samples_per_round)
         latents, rewards = [], []
-        for start in range(0, len(prompts), config.micro_batch):
-            texts = prompts[start : start + config.micro_batch]
-            part, shape = range(start, start + len(texts)), backbone.latent_shape
+        for part in parts(range(config.samples_per_round), config.micro_batch):
+            texts, shape = [prompts[i] for i in part], backbone.latent_shape
             trajectory = backbone.sample(
                 self.sampler,
                 texts,
@@ -122,12 +123,12 @@ class RWR(Method):
             )
             latents.append(trajectory.final)
             with torch.no_grad():
-                rewards.append(self.context.reward(backbone.decode(trajectory.final), texts).cpu())
-        scores = torch.cat(rewards)
+                rewards.append(self.context.reward(backbone.decode(trajectory.final), texts))
+        scores = gather(rewards)
         w = weights(scores, prompts, config.beta, config.per_prompt, config.sparse)
-        return Round(prompts, torch.cat(latents), w, float(scores.mean()))
+        return Round(prompts, gather(latents), w, float(scores.mean()))
 
-    def backward(self, step: int, rows: list[int], size: int) -> float:
+    def backward(self, step: int, rows: Sequence[int], size: int) -> float:
         """Accumulate the weighted denoising loss of some samples."""
         backbone, streams, data = self.context.backbone, self.context.streams, self.round
         assert data is not None
@@ -135,7 +136,7 @@ class RWR(Method):
         timesteps = [
             streams.integer("timestep", step, 0, backbone.train_timesteps, i) for i in rows
         ]
-        noisy, target = backbone.noised(data.latents[rows], noise, timesteps)
+        noisy, target = backbone.noised(data.latents[rows].to(noise), noise, timesteps)
         text = backbone.encode([data.prompts[i] for i in rows])
         output = backbone.predict(noisy, timesteps, text, self.config.guidance)
         errors = (output - target).square().flatten(1).mean(1)

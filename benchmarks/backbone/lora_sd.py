@@ -18,12 +18,20 @@ from transformers.utils import logging as transformers_logging
 
 from benchmarks.api import UserError
 from benchmarks.backbone.ddim import Chain, Trajectory, chain, stack
+from benchmarks.config import Precision
 from benchmarks.ledger import Ledger
 
 EMBEDDED = Path(__file__).parent / "emoji" / "weights"
 #: Short names; anything else is a folder or a hub id.
 BACKBONES = {"emoji": str(EMBEDDED), "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
+#: Of the frozen base; LoRA matrices, latents, rewards and the optimizer are always float32.
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]  # the attention projections (paper, section 4)
+
+
+def default_precision() -> Precision:
+    """bf16 on CUDA, else fp32."""
+    return "bf16" if torch.cuda.is_available() else "fp32"
 
 
 class LoraSD:
@@ -67,20 +75,20 @@ class LoraSD:
         self._price()
 
     @classmethod
-    def load(cls, name: str, ledger: Ledger, **options: Any) -> LoraSD:
+    def load(
+        cls, name: str, ledger: Ledger, precision: Precision = "fp32", **options: Any
+    ) -> LoraSD:
         """A short name from ``BACKBONES``, a diffusers folder, or a hub id.
 
-        Raises UserError if there is no such model. Base weights are half precision on CUDA.
+        Raises UserError if there is no such model.
         """
-        device = torch.device(options.get("device", "cpu"))
-        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         for library in (diffusers_logging, transformers_logging):
             library.disable_progress_bar()
             library.set_verbosity_error()
         try:
             pipeline = StableDiffusionPipeline.from_pretrained(
                 BACKBONES.get(name, name),
-                dtype=dtype,
+                dtype=DTYPES[precision],
                 safety_checker=None,
                 requires_safety_checker=False,
                 use_safetensors=True,

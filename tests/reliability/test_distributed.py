@@ -1,0 +1,113 @@
+"""Two processes (gloo, CPU) do what one does: gradients, rewards, weights, records."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from worker import measure
+
+import run_benchmark
+from benchmarks import checkpoint, distributed, registry
+
+ROOT = Path(run_benchmark.__file__).parent
+CLOSE = 1e-4  # of the largest entry: float32 sums in another order
+
+
+def launch(*command: str) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = (sys.executable, "-m", *command)
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_folder: Path) -> dict[str, dict]:
+    return measure(tiny_folder)
+
+
+@pytest.fixture(scope="module")
+def together(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict]]:
+    """What each of two processes has, by ``accelerate launch``."""
+    out = tmp_path_factory.mktemp("together")
+    worker = str(Path(__file__).parent / "worker.py")
+    processes = ("--cpu", "--num_processes", "2", "--num_machines", "1", "--main_process_port", "0")
+    start = ("accelerate.commands.launch", *processes, "--mixed_precision", "no")
+    launch(*start, "--dynamo_backend", "no", worker, str(tiny_folder), str(out))
+    return [checkpoint.load(out / f"{rank}.safetensors") for rank in range(2)]
+
+
+def assert_close(found, expected, where: str) -> None:
+    """Nested states agree to ``CLOSE``."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys(), where
+        for key in expected:
+            assert_close(found[key], expected[key], f"{where} {key}")
+    elif isinstance(expected, list | tuple):
+        assert len(found) == len(expected), where
+        for i, (one, other) in enumerate(zip(found, expected, strict=True)):
+            assert_close(one, other, f"{where} {i}")
+    elif isinstance(expected, torch.Tensor):
+        assert found.shape == expected.shape, where
+        difference, size = (found - expected).abs(), expected.abs()
+        if expected.numel():
+            assert difference.max() <= CLOSE * size.max(), where
+    elif isinstance(expected, float):
+        assert found == pytest.approx(expected, rel=CLOSE, abs=1e-6), where
+    else:
+        assert found == expected, where
+
+
+@pytest.mark.parametrize("name", registry.methods.names())
+def test_two_processes_do_what_one_does(name: str, alone, together):
+    first, second = (results[name] for results in together)
+    for what in ("gradients", "results", "weights", "counts", "state"):
+        assert_close(first[what], alone[name][what], f"{name} {what}")
+        assert_close(second[what], first[what], f"{name} {what}, second process")
+
+
+def cells(out: Path) -> dict[str, list[dict]]:
+    """Records by file, clock fields aside."""
+    found = {}
+    for path in sorted(out.glob("*/*.jsonl")):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        found[f"{path.parent.name}/{path.name}"] = [
+            {k: v for k, v in line.items() if k != "seconds"} for line in lines
+        ]
+    return found
+
+
+def test_a_whole_run_under_torchrun(tiny_folder: Path, tmp_path: Path):
+    """Records of two processes are those of one; a finished run starts nothing new."""
+    arguments = ["--methods", "alignprop", "ddpo", "--backbone", str(tiny_folder)]
+    arguments += ["--task", str(tiny_folder / "few.toml"), "--budget", "steps=3"]
+    arguments += ["--alignprop.batch-size", "3", "--alignprop.sampling-steps", "4"]
+    arguments += ["--ddpo.samples-per-round", "4", "--ddpo.micro-batch", "2"]
+    arguments += ["--ddpo.sampling-steps", "4"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert run_benchmark.main([*arguments, "--out", str(one)]) == 0
+    start = ("torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0")
+    launch(*start, "run_benchmark.py", *arguments, "--out", str(two))
+    found, expected = cells(two), cells(one)
+    assert len(expected) == 4
+    assert_close(found, expected, "records")
+    assert {p.relative_to(two) for p in two.rglob("*")} == {
+        p.relative_to(one) for p in one.rglob("*")
+    }
+
+
+def test_sharing_covers_everything_once(monkeypatch: pytest.MonkeyPatch):
+    for count in (1, 2, 3, 8):
+        monkeypatch.setattr(distributed, "processes", lambda count=count: count)
+        for n in (0, 1, 5, 16):
+            seen, sizes = [], []
+            for rank in range(count):
+                monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+                chunks = distributed.parts(range(n), 3)
+                assert all(0 < len(chunk) <= 3 for chunk in chunks)
+                seen += [i for chunk in chunks for i in chunk]
+                sizes.append(len(distributed.share(range(n))))
+            assert seen == list(range(n)) and max(sizes) - min(sizes) <= 1
