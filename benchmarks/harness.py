@@ -178,7 +178,7 @@ class Run:
         images.requires_grad_(reward.differentiable)
         prompt = [self.spec.task.train[0]]
         reward(images, prompt)  # loads its weights
-        self.ledger.price("reward_forward", "reward_backward", lambda: reward(images, prompt))
+        self.ledger.price("reward", lambda: reward(images, prompt))
 
     def _prompts(self, step: int, count: int) -> list[str]:
         prompts = self.spec.task.train
@@ -261,7 +261,9 @@ class Run:
 
     def _base_key(self) -> str:
         spec = self.spec
-        return repr((spec.backbone, spec.precision, spec.task, sorted(spec.reported), dict(spec.evaluation)))
+        return repr(
+            (spec.backbone, spec.precision, spec.task, sorted(spec.reported), dict(spec.evaluation))
+        )
 
 
 def _numbers(result: StepResult) -> dict[str, float | None]:

@@ -2,11 +2,14 @@
 
 It listens through hooks on the modules themselves, so a method can neither forget nor bypass it.
 Prices (FLOPs per sample and pass) are measured with ``torch.utils.flop_counter`` on the real
-modules; a multiply-add counts two.
+modules; a multiply-add counts two. Attention is priced as its four plain matrix products and their
+derivatives, whatever kernel computes it: fused kernels differ between devices in what they repeat,
+and the counter takes the one for CPUs to be free.
 """
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.api import Reward, RewardFunction
@@ -22,16 +26,36 @@ from benchmarks.distributed import exchange
 
 #: What can be counted, with its price in FLOPs per sample in ``Ledger.prices``.
 #: ``*_first`` is a backward that stops at the module's own parameters: its input needs no gradient.
+#: ``*_recompute`` repeats a whole pass, ``*_inside`` is what a backward repeats block by block.
 KINDS = (
     "unet_forward",
     "unet_recompute",
     "unet_backward",
     "unet_backward_first",
+    "unet_inside",
+    "unet_inside_first",
     "decode_forward",
     "decode_backward",
+    "decode_inside",
     "reward_forward",
     "reward_backward",
 )
+
+
+#: Operators that multiply matrices; one of these without a formula would be priced at zero.
+DENSE = re.compile(r"(?<!a)mm|mv$|conv(?!ert)|attention|dot|linear(?!\d)|einsum")
+
+
+class FlopCounter(FlopCounterMode):
+    """Counts FLOPs; a matrix product without a formula is an error instead of free."""
+
+    def __init__(self) -> None:
+        super().__init__(display=False)
+
+    def _count_flops(self, func_packet: Any, out: Any, args: Any, kwargs: Any) -> Any:
+        if func_packet not in self.flop_registry and DENSE.search(str(func_packet)):
+            raise RuntimeError(f"operator {func_packet} has no price: the ledger would miss it")
+        return super()._count_flops(func_packet, out, args, kwargs)
 
 
 class Ledger:
@@ -57,7 +81,9 @@ class Ledger:
             "flops": self.flops,
             "nfe": forward,
             "unet_backward": self.counts["unet_backward"] + self.counts["unet_backward_first"],
-            "unet_recompute": self.counts["unet_recompute"],
+            "unet_recompute": sum(
+                self.counts[k] for k in ("unet_recompute", "unet_inside", "unet_inside_first")
+            ),
             "images": self.counts["decode_forward"],
             "reward_queries": self.counts["reward_forward"],
             "reward_gradients": self.counts["reward_backward"],
@@ -101,11 +127,12 @@ class Ledger:
             return
         self.counts[f"{name}_forward"] += len(given)
         if value.requires_grad:
-            first = name == "unet" and not given.requires_grad
-            kind = f"{name}_backward_first" if first else f"{name}_backward"
+            suffix = "_first" if name == "unet" and not given.requires_grad else ""
 
             def backward(_: Tensor) -> None:
-                self.counts[kind] += len(given)
+                self.counts[f"{name}_backward{suffix}"] += len(given)
+                if self.prices.get(f"{name}_inside{suffix}"):
+                    self.counts[f"{name}_inside{suffix}"] += len(given)
 
             value.register_hook(backward)
 
@@ -148,15 +175,26 @@ class Ledger:
             counts, seconds = counts + new, seconds + spent
         self.counts, self.seconds = counts, seconds
 
-    def price(self, forward: str, backward: str, call: Callable[[], Tensor]) -> None:
-        """Measure one pass of one sample and its backward, off the clock."""
-        with self.paused():
-            with FlopCounterMode(display=False) as counter:
-                value = call()
-                self.prices[forward] = counter.get_total_flops()
-                if value.requires_grad:
-                    value.sum().backward()
-            self.prices[backward] = counter.get_total_flops() - self.prices[forward]
+    def price(
+        self, name: str, call: Callable[[], Tensor], *, first: bool = False, inside: bool = False
+    ) -> None:
+        """Measure one pass of one sample and its backward, off the clock.
+
+        With ``inside``, what the backward costs more than the price known is recomputation.
+        """
+        with self.paused(), sdpa_kernel(SDPBackend.MATH), FlopCounter() as counter:
+            value = call()
+            forward = counter.get_total_flops()
+            if value.requires_grad:
+                value.sum().backward()
+        backward, suffix = counter.get_total_flops() - forward, "_first" if first else ""
+        extra = backward - self.prices[f"{name}_backward{suffix}"] if inside else 0.0
+        prices = {"forward": forward, f"backward{suffix}": backward - extra}
+        self.prices |= {f"{name}_{kind}": price for kind, price in prices.items()}
+        if f"{name}_inside{suffix}" in self.prices:
+            self.prices[f"{name}_inside{suffix}"] = extra
+        if f"{name}_recompute" in self.prices:
+            self.prices[f"{name}_recompute"] = forward
 
     def counted(self, reward: Reward) -> RewardFunction:
         """The reward as methods see it."""

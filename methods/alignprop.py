@@ -56,10 +56,6 @@ class Config:
         metadata={"help": "approach this reward instead of maximising [10, aesthetic]"},
     )
     loss_scale: float = field(default=0.01, metadata={"help": f"factor of the loss [{CODE}]"})
-    recompute: bool = field(
-        default=True,
-        metadata={"help": "activation checkpointing per sampling step [paper, sec. 4]"},
-    )
     optimizer: AdamW = AdamW(lr=1e-3, weight_decay=0.1, clip=5.0)
 
 
@@ -118,7 +114,6 @@ class AlignProp(Method):
                 guidance=config.guidance,
                 gradient=gradient,
                 step_noise=streams.normal("eta", step, part, extra) if config.eta > 0 else None,
-                recompute=config.recompute,
             )
             rewards = self.context.reward(backbone.decode(trajectory.final), texts)
             loss = -rewards if config.target is None else (rewards - config.target).abs()

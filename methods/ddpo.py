@@ -159,9 +159,7 @@ class DDPO(Method):
         scores = gather(rewards)
         limit = config.max_advantage
         advantages = self.statistics.advantages(prompts, scores).clamp(-limit, limit)
-        return Round(
-            prompts, gather(latents), gather(log_probs), advantages, float(scores.mean())
-        )
+        return Round(prompts, gather(latents), gather(log_probs), advantages, float(scores.mean()))
 
     def backward(self, step: int, group: int, groups: int) -> tuple[float, float]:
         """Accumulate the gradient of one micro-batch: its loss and largest |rho - 1|."""

@@ -13,11 +13,11 @@ from diffusers.utils import convert_state_dict_to_diffusers
 from diffusers.utils import logging as diffusers_logging
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 from transformers.utils import logging as transformers_logging
 
 from benchmarks.api import UserError
 from benchmarks.backbone.ddim import Chain, Trajectory, chain, stack
+from benchmarks.backbone.memory import Plan, recompute_blocks, recomputed
 from benchmarks.config import Precision
 from benchmarks.ledger import Ledger
 
@@ -48,6 +48,7 @@ class LoraSD:
         rank: int = 4,
         seed: int = 0,
         device: torch.device | str = "cpu",
+        memory: Plan = "store",
     ) -> None:
         self.device = torch.device(device)
         self.ledger = ledger
@@ -72,7 +73,7 @@ class LoraSD:
         ledger.watch("unet", self.unet)
         ledger.watch("decode", self.vae.decoder)
         self._texts: dict[str, Tensor] = {}
-        self._price()
+        self.use(memory)
 
     @classmethod
     def load(
@@ -100,6 +101,11 @@ class LoraSD:
             ) from error
         return cls(pipeline, ledger, **options)
 
+    def use(self, memory: Plan) -> None:
+        """Work under this activation plan from now on."""
+        self.memory = memory
+        self._price()
+
     def parameters(self) -> list[torch.nn.Parameter]:
         """The trainable LoRA matrices, float32."""
         return [p for n, p in self.unet.named_parameters() if "lora_" in n]
@@ -126,8 +132,16 @@ class LoraSD:
         """The U-Net's prediction with classifier-free guidance, in one batch of 2B.
 
         ``timestep`` is one for all or one per sample. A guidance scale of 1 or less means none,
-        and one evaluation instead of two.
+        and one evaluation instead of two. The activation plan decides what is kept of it.
         """
+        if self.memory == "store" or not torch.is_grad_enabled():
+            return self._predict(latents, timestep, text, guidance)
+        again = self.ledger.recomputing
+        return recomputed(self._predict, latents, timestep, text, guidance, within=again)
+
+    def _predict(
+        self, latents: Tensor, timestep: int | Sequence[int], text: Tensor, guidance: float
+    ) -> Tensor:
         timesteps = torch.tensor(timestep, device=self.device).expand(len(latents))
         if guidance > 1:
             empty = self.encode([""]).expand_as(text)
@@ -177,14 +191,12 @@ class LoraSD:
         guidance: float,
         gradient: Sequence[bool] | None = None,
         step_noise: Tensor | None = None,
-        recompute: bool = False,
     ) -> Trajectory:
         """Draw trajectories from ``noise`` (B, C, h, w).
 
         ``gradient[i]`` says whether the prediction of sampling step ``i`` carries gradient (none
-        by default); the latents between stay connected. ``recompute`` stores only latents and
-        repeats each prediction in the backward pass. ``step_noise`` (B, steps, C, h, w) is needed
-        if the sampler is stochastic; log-probs come without gradient.
+        by default); the latents between stay connected. ``step_noise`` (B, steps, C, h, w) is
+        needed if the sampler is stochastic; log-probs come without gradient.
         """
         gradient = gradient or [False] * len(sampler)
         text = self.encode(prompts)
@@ -192,7 +204,7 @@ class LoraSD:
         path, log_probs = [latents], []
         for i, timestep in enumerate(sampler.timesteps):
             with torch.set_grad_enabled(bool(gradient[i])):
-                output = self._predicted(latents, timestep, text, guidance, recompute)
+                output = self.predict(latents, timestep, text, guidance)
             mean = sampler.mean(i, output, latents)
             if sampler.eta > 0:
                 assert step_noise is not None, "a stochastic sampler needs step_noise"
@@ -202,22 +214,6 @@ class LoraSD:
                 latents = mean
             path.append(latents)
         return Trajectory(path, stack(log_probs))
-
-    def _predicted(
-        self, latents: Tensor, timestep: int, text: Tensor, guidance: float, recompute: bool
-    ) -> Tensor:
-        if not (recompute and torch.is_grad_enabled()):
-            return self.predict(latents, timestep, text, guidance)
-        result: Tensor = checkpoint(
-            self.predict,
-            latents,
-            timestep,
-            text,
-            guidance,
-            use_reentrant=False,
-            context_fn=lambda: (nullcontext(), self.ledger.recomputing()),
-        )
-        return result
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1], float32 or wider; only here is the range converted."""
@@ -248,14 +244,14 @@ class LoraSD:
         def unet(needs_gradient: bool) -> Callable[[], Tensor]:
             return lambda: self._unet(latents.clone().requires_grad_(needs_gradient), zero, text)
 
-        price = self.ledger.price
-        price("unet_forward", "unet_backward", unet(True))
-        price("unet_forward", "unet_backward_first", unet(False))
-        price(
-            "decode_forward",
-            "decode_backward",
-            lambda: self.decode(latents.clone().requires_grad_()),
-        )
-        self.ledger.prices["unet_recompute"] = self.ledger.prices["unet_forward"]
+        def decode() -> Tensor:
+            return self.decode(latents.clone().requires_grad_())
+
+        for inside in dict.fromkeys([False, self.memory == "unet"]):
+            for module in (self.unet, self.vae):
+                recompute_blocks(module, inside)
+            self.ledger.price("unet", unet(True), inside=inside)
+            self.ledger.price("unet", unet(False), first=True, inside=inside)
+            self.ledger.price("decode", decode, inside=inside)
         for parameter in self.parameters():
             parameter.grad = None

@@ -2,54 +2,64 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.api import Context, Method
-from methods.alignprop import AlignProp, Truncation
-from methods.alignprop import Config as AlignPropConfig
-from methods.ddpo import DDPO
-from methods.ddpo import Config as DDPOConfig
-from methods.refl import Config as ReFLConfig
-from methods.refl import ReFL
-from methods.rwr import RWR
-from methods.rwr import Config as RWRConfig
-
-FULL = Truncation(mode="full")
-BATCH = {"batch_size": 4, "micro_batch": 2, "sampling_steps": 4}
-ROUND = {"samples_per_round": 4, "updates_per_round": 1, "micro_batch": 2, "sampling_steps": 4}
+from benchmarks import contract, registry
+from benchmarks.api import Context
+from benchmarks.backbone.memory import PLANS
+from benchmarks.ledger import FlopCounter
+from methods.alignprop import AlignProp, Config, Truncation
 
 
-def method(name: str, context: Context) -> Method:
-    return {
-        "stored": lambda: AlignProp(
-            AlignPropConfig(**BATCH, truncation=FULL, recompute=False), context
-        ),
-        "recomputed": lambda: AlignProp(AlignPropConfig(**BATCH, truncation=FULL), context),
-        "k1": lambda: AlignProp(
-            AlignPropConfig(**BATCH, truncation=Truncation(mode="fixed")), context
-        ),
-        "ddpo": lambda: DDPO(DDPOConfig(**ROUND), context),
-        "rwr": lambda: RWR(RWRConfig(**ROUND), context),
-        "refl": lambda: ReFL(ReFLConfig(**BATCH, earliest=3, latest=3), context),
-    }[name]()
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("name", registry.methods.names())
+def test_flops_equal_the_flop_counter(tiny_contract: None, name: str, plan):
+    this = contract.bench(name, updates_per_round=1)
+    backbone = this.backbone
+    backbone.use(plan)
+    backbone.encode(["", *this.method.context.prompts(0, 3)])  # once, and off the clock
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        this.run(range(2))
+    backbone.use("store")
+    assert backbone.ledger.flops == pytest.approx(counter.get_total_flops(), rel=0.01)
 
 
-@pytest.mark.parametrize("name", ["stored", "recomputed", "k1", "ddpo", "rwr", "refl"])
-def test_flops_equal_the_flop_counter(context: Context, name: str):
-    chosen = method(name, context)
-    context.backbone.encode(["cat", "dog", "fox", ""])  # captions are encoded once, off the clock
-    with FlopCounterMode(display=False) as counter:
-        chosen.step(0)
-    assert context.backbone.ledger.flops == pytest.approx(counter.get_total_flops(), rel=0.01)
-
-
-def test_counts_are_known(context: Context):
+@pytest.mark.parametrize(("plan", "recomputed"), [("store", 0), ("step", 32), ("unet", 64)])
+def test_counts_are_known(context: Context, plan, recomputed):
     """Batch 4, four steps, guidance counts two."""
-    ledger = context.backbone.ledger
-    method("recomputed", context).step(0)
-    totals = ledger.totals()
-    assert (totals["nfe"], totals["unet_recompute"], totals["unet_backward"]) == (32, 32, 32)
+    context.backbone.use(plan)
+    step(context, truncation=Truncation(mode="full"))
+    totals = context.backbone.ledger.totals()
+    assert (totals["nfe"], totals["unet_backward"]) == (32, 32)
+    assert totals["unet_recompute"] == recomputed
     assert (totals["reward_queries"], totals["reward_gradients"], totals["images"]) == (4, 4, 4)
+
+
+def step(context: Context, **settings) -> None:
+    config = Config(batch_size=4, micro_batch=2, sampling_steps=4, **settings)
+    AlignProp(config, context).step(0)
+
+
+def test_attention_is_not_free():
+    """The counter has no formula for the fused kernel of CPUs, and would take it to be free."""
+    query = torch.zeros(1, 2, 8, 4)
+    with FlopCounterMode(display=False) as silent:
+        F.scaled_dot_product_attention(query, query, query)
+    assert silent.get_total_flops() == 0
+    with pytest.raises(RuntimeError, match="flash_attention_for_cpu has no price"), FlopCounter():
+        F.scaled_dot_product_attention(query, query, query)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounter() as counter:
+        F.scaled_dot_product_attention(query, query, query)
+    assert counter.get_total_flops() == 2 * (2 * 2 * 8 * 8 * 4)  # two products
+
+
+def test_harmless_operators_are_free():
+    image = torch.rand(1, 3, 8, 8)
+    with FlopCounter() as counter:
+        F.interpolate(image, size=4, mode="bilinear", antialias=True).lgamma().long()
+    assert counter.get_total_flops() == 0
 
 
 def test_a_call_behind_its_back_is_counted(context: Context):
@@ -68,9 +78,9 @@ def test_evaluation_is_off_the_clock(context: Context):
 
 def test_save_and_restore(context: Context):
     ledger = context.backbone.ledger
-    method("k1", context).step(0)
+    step(context)
     before, state = ledger.totals(), ledger.state_dict()
-    method("k1", context).step(0)
+    step(context)
     assert ledger.totals() != before
     ledger.load_state_dict(state)
     assert ledger.totals() == before

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from benchmarks.api import Context, UserError
+from benchmarks.backbone.memory import Plan
 from methods.alignprop import AlignProp, Config, Truncation
 
 SMALL = {"batch_size": 2, "micro_batch": 2, "sampling_steps": 4, "guidance": 3.0, "loss_scale": 1.0}
@@ -18,10 +19,9 @@ def double(context: Context) -> None:
     context.streams.normal = lambda *a: normal(*a).double()  # type: ignore[method-assign]
 
 
-def gradient(context: Context, truncation: Truncation, recompute: bool, **changes) -> torch.Tensor:
-    method = AlignProp(
-        Config(**(SMALL | changes), truncation=truncation, recompute=recompute), context
-    )
+def gradient(context: Context, truncation: Truncation, memory: Plan, **changes) -> torch.Tensor:
+    context.backbone.use(memory)
+    method = AlignProp(Config(**(SMALL | changes), truncation=truncation), context)
     captured: list[torch.Tensor] = []
 
     def capture() -> float:
@@ -60,15 +60,15 @@ def objective(context: Context, mask: list[bool], offset: torch.Tensor) -> float
         return float(context.reward(backbone.decode(latents), prompts).mean())
 
 
-@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("memory", ["store", "unet"])
 @pytest.mark.parametrize(
     "truncation",
     [Truncation(mode="full"), Truncation(mode="fixed", k=2), Truncation(mode="per_trajectory")],
     ids=lambda t: t.mode,
 )
-def test_gradient_equals_finite_differences(context, truncation, recompute, compared):
+def test_gradient_equals_finite_differences(context, truncation, memory, compared):
     double(context)
-    found = gradient(context, truncation, recompute)
+    found = gradient(context, truncation, memory)
     mask = AlignProp(Config(**SMALL, truncation=truncation), context).gradient_steps(0)
     assert any(mask)
     direction = torch.randn(found.shape, generator=torch.Generator().manual_seed(3)).double()
@@ -121,10 +121,10 @@ def test_which_steps_carry_gradient(context):
     assert all(1 <= sum(mask) <= 3 for mask in steps(mode="normal", mean=2.0))
 
 
-def test_gradient_does_not_depend_on_the_split_or_on_checkpointing(context):
+def test_gradient_does_not_depend_on_the_split(context):
     full = Truncation(mode="full")
-    whole = gradient(context, full, recompute=False, batch_size=4, micro_batch=4)
-    split = gradient(context, full, recompute=True, batch_size=4, micro_batch=1)
+    whole = gradient(context, full, "store", batch_size=4, micro_batch=4)
+    split = gradient(context, full, "store", batch_size=4, micro_batch=1)
     torch.testing.assert_close(whole, split, rtol=1e-3, atol=1e-6)
 
 

@@ -1,0 +1,66 @@
+"""How many bytes of tensors live at once: counts storages as operators make and drop them.
+
+Works alike on the meta device, where nothing is allocated, and on real tensors.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+_aten = torch.ops.aten
+
+
+class Live(TorchDispatchMode):
+    """Counts storages made while it is active: bytes ``now`` and at the ``peak``.
+
+    What a meta tensor holds cannot be known; asked for its values, it gives zeros.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known: dict[int, Any] = {}  # storages that live, by address of their handle
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        for tensor in given:  # made before: not ours
+            self._meet(tensor, 0)
+        if func is _aten._local_scalar_dense.default and given[0].is_meta:
+            return torch.zeros((), dtype=given[0].dtype).item()
+        to = kwargs.get("device")
+        if func is _aten._to_copy.default and given[0].is_meta and to and to.type != "meta":
+            kind = kwargs.get("dtype") or given[0].dtype
+            result = torch.zeros(given[0].shape, dtype=kind, device=to)
+        else:
+            result = func(*args, **kwargs)
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self._meet(tensor, tensor.untyped_storage().nbytes())
+        self.peak = max(self.peak, self.now)
+        return result
+
+    def _meet(self, tensor: Tensor, size: int) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._known:
+            return
+
+        def forget(_: Any) -> None:
+            del self._known[key]
+            self.now -= size
+
+        self._known[key] = weakref.ref(storage, forget)
+        self.now += size
