@@ -15,6 +15,7 @@ carry its name, e.g. --alignprop.truncation.mode full; they are listed by
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import importlib
 import os
 import signal
@@ -25,9 +26,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from benchmarks import config, registry
+from benchmarks import config, listing, registry
 from benchmarks.api import UserError
-from benchmarks.listing import print_lists
+from benchmarks.help import explained
 
 #: Subcommands: the module whose ``main(arguments)`` runs each and returns the exit code.
 COMMANDS = {"new": "benchmarks.new", "check": "benchmarks.contract"}
@@ -40,7 +41,7 @@ class Options:
     methods: tuple[str, ...] = ("alignprop", "ddpo")
     """Names of methods (see --list methods)."""
     backbone: str = "emoji"
-    """emoji (embedded), sd15, a diffusers folder or a hub id."""
+    """A name (see --list backbones), a TOML file of your own, a diffusers folder or a hub id."""
     reward: str = "jpeg"
     """What to optimise (see --list rewards)."""
     task: str = "animals"
@@ -56,7 +57,7 @@ class Options:
     config: Path | None = None
     """A TOML file with a table per method."""
     plugin: tuple[Path, ...] = ()
-    """Python files that register methods or rewards. They are run."""
+    """Python files that register methods, rewards, backbones or tasks. They are run."""
 
 
 def main(arguments: list[str]) -> int:
@@ -66,7 +67,7 @@ def main(arguments: list[str]) -> int:
             command = importlib.import_module(COMMANDS[arguments[0]])
             return int(command.main(arguments[1:]))
         if "--list" in arguments:
-            return print_lists(arguments[arguments.index("--list") + 1 :])
+            return listing.main(arguments)
         return compare(arguments)
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":  # of several processes, one says so
@@ -83,19 +84,47 @@ def parse(arguments: list[str]) -> tuple[Options, dict[str, Any]]:
     first, _ = tyro.cli(Options, args=plain, return_unknown_args=True)
     for plugin in first.plugin:
         registry.load_plugin(plugin)
-    preset = config.load_preset(first.backbone)
-    chosen = config.read_toml(first.config) if first.config else {}
-    unknown = set(chosen) - set(first.methods)
-    if unknown:
-        raise UserError(f"{first.config}: no such method among --methods: {', '.join(unknown)}")
+    wants_help = plain != arguments
     fields: list[Any] = [("options", Annotated[Options, tyro.conf.arg(name="")], first)]
-    for name in first.methods:
-        defaults = config.method_defaults(name, preset, (chosen.get(name, {}), str(first.config)))
-        fields.append((_identifier(name), type(defaults), field(default=defaults)))
+    for name, (defaults, sources) in layered(first).items():
+        shown = explained(defaults, sources) if wants_help else defaults
+        fields.append((_identifier(name), type(shown), field(default=shown)))
     combined = dataclasses.make_dataclass("All", fields, frozen=True)
     parsed: Any = tyro.cli(combined, args=arguments, description=__doc__, prog="run_benchmark.py")
     options = parsed.options
     return options, {name: getattr(parsed, _identifier(name)) for name in first.methods}
+
+
+def layered(options: Options) -> dict[str, tuple[Any, dict[str, str]]]:
+    """Per method its Config below the command line, and where each value comes from."""
+    preset = config.load_preset(options.backbone)
+    chosen = config.read_toml(options.config) if options.config else {}
+    for table in chosen.keys() - set(options.methods):
+        near = difflib.get_close_matches(table, options.methods, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "its tables are named for --methods"
+        raise UserError(f"{options.config}: unknown table {table!r}; {hint}")
+    found = {}
+    for name in options.methods:
+        layer = (chosen.get(name, {}), f"{options.config}, table {name}")
+        defaults = config.method_defaults(name, preset, layer)
+        found[name] = (defaults, config.method_sources(name, preset, layer))
+    return found
+
+
+def provenance(arguments: list[str], options: Options) -> dict[str, dict[str, str]]:
+    """Per method, where every value of its cells comes from, for ``cell.json``."""
+    given = {a.split("=")[0][2:].replace("-", "_") for a in arguments if a.startswith("--")}
+    own = {"backbone": "default", "reward": "default", "task": "default", "seeds": "default"}
+    own["budget"] = f"preset {config.load_preset(options.backbone)['name']}"
+    own |= {name: "command line" for name in own if name in given}
+    found = {}
+    for name, (_, sources) in layered(options).items():
+        found[name] = dict(own)
+        for key, source in sources.items():
+            table, _, last = f"{_identifier(name)}.{key}".rpartition(".")
+            typed = {f"{table}.{last}", f"{table}.no_{last}"} & given
+            found[name][f"config.{key}"] = "command line" if typed else source
+    return found
 
 
 def _identifier(name: str) -> str:
@@ -117,6 +146,7 @@ def compare(arguments: list[str]) -> int:
         budget=options.budget,
         seeds=options.seeds,
         precision=options.precision,
+        sources=provenance(arguments, options),
     )
     done, failed = run_cells(cells, options.out)
     first = rank() == 0

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def run(*methods: str, **options: Any) -> pd.DataFrame:
+def run(methods: Sequence[str] = ("alignprop", "ddpo"), **options: Any) -> pd.DataFrame:
     """Compare methods; see ``benchmarks.compare.run``."""
     from benchmarks import compare
 
-    return compare.run(*methods, **options)
+    return compare.run(methods, **options)

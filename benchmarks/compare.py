@@ -12,7 +12,14 @@ import pandas as pd
 
 from benchmarks.api import UserError
 from benchmarks.backbone.lora_sd import default_precision
-from benchmarks.config import Budget, Precision, load_preset, load_task, method_defaults
+from benchmarks.config import (
+    Budget,
+    Precision,
+    load_preset,
+    load_task,
+    method_defaults,
+    method_sources,
+)
 from benchmarks.distributed import from_first, processes
 from benchmarks.finite import NotFinite
 from benchmarks.harness import Harness, Spec
@@ -29,10 +36,13 @@ def specs(
     budget: str | None = None,
     seeds: Sequence[int] = (0,),
     precision: Precision | None = None,
+    sources: Mapping[str, Mapping[str, str]] | None = None,
 ) -> list[Spec]:
     """One cell per method (name and Config) and seed.
 
     ``budget`` is the preset's if there is none, ``precision`` the device's.
+
+    ``sources`` says per method where each value comes from, for the record.
 
     Raises UserError for what cannot work, before anything is computed.
     """
@@ -49,6 +59,7 @@ def specs(
             budget=amount,
             evaluation=preset["evaluation"],
             precision=precision or default_precision(),
+            sources=(sources or {}).get(name, {}),
         )
         for seed in seeds
         for name, config in configs.items()
@@ -90,7 +101,8 @@ def _writable(out: Path) -> None:
 
 
 def run(
-    *methods: str,
+    methods: Sequence[str] = ("alignprop", "ddpo"),
+    *,
     out: str | Path = "runs",
     config: Mapping[str, Mapping[str, Any]] | None = None,
     **options: Any,
@@ -102,12 +114,20 @@ def run(
     ledger's counters, diversity and a column per reported reward. Raises UserError for bad input
     and RuntimeError if a cell fails.
     """
+    if isinstance(methods, str):
+        raise UserError(f"methods must be a list: methods=[{methods!r}]")
+    unknown = set(config or {}) - set(methods)
+    if unknown:
+        raise UserError(f"config has values for {', '.join(unknown)}, not among the methods")
     preset = load_preset(options.get("backbone", "emoji"))
-    configs = {
-        name: method_defaults(name, preset, (dict((config or {}).get(name, {})), f"config[{name}]"))
-        for name in methods
-    }
-    done, failed = run_cells(specs(configs, **options), Path(out))
+    configs, sources = {}, {}
+    for name in methods:
+        layer = ((config or {}).get(name, {}), f"config[{name!r}]")
+        configs[name] = method_defaults(name, preset, layer)
+        sources[name] = {k: "benchmarks.run" for k in options} | {
+            f"config.{k}": v for k, v in method_sources(name, preset, layer).items()
+        }
+    done, failed = run_cells(specs(configs, **options, sources=sources), Path(out))
     if failed:
         raise RuntimeError("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
     rows = []

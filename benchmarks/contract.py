@@ -126,7 +126,7 @@ def bench(name: str, reward: Reward | None = None, **changes: Any) -> Bench:
 
 def configuration(name: str) -> None:
     """The configuration is a frozen dataclass of defaults; unknown keys are refused."""
-    cls: Any = registry.methods.get(name).Config  # type: ignore[attr-defined]
+    cls: Any = registry.methods.get(name).Config
     parameters = getattr(cls, "__dataclass_params__", None)
     if parameters is None or not parameters.frozen:
         raise Broken("Config must be a dataclass with frozen=True")
@@ -220,7 +220,7 @@ def needs_are_honest(name: str) -> None:
     """``needs`` says whether the gradient of the reward is used."""
     this = bench(name)
     this.run(range(4))
-    needs = registry.methods.get(name).needs  # type: ignore[attr-defined]
+    needs = registry.methods.get(name).needs
     if not needs & {"reward", "reward_grad"} or needs - {"reward", "reward_grad"}:
         raise Broken("needs must be frozenset({'reward'}) or frozenset({'reward_grad'})")
     used = this.counts.get("reward_backward", 0) > 0

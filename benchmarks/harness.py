@@ -7,7 +7,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ class Spec:
     evaluation: Mapping[str, Any]
     rank: int = 4
     precision: Precision
+    sources: Mapping[str, str] = field(default_factory=dict)  # of the values; outside the hash
 
     @property
     def train_reward(self) -> str:
@@ -55,11 +56,11 @@ class Spec:
 
         Raises UserError if it needs a gradient and there is none.
         """
-        needs = registry.methods.get(self.method).needs  # type: ignore[attr-defined]
+        needs = registry.methods.get(self.method).needs
         reward = registry.rewards.get(self.reward)
-        if "reward_grad" not in needs or reward.differentiable:  # type: ignore[attr-defined]
+        if "reward_grad" not in needs or reward.differentiable:
             return self.reward
-        stand_in: str | None = reward.stand_in  # type: ignore[attr-defined]
+        stand_in: str | None = reward.stand_in
         if stand_in is None:
             usable = [n for n in registry.rewards.names() if _differentiable(n)]
             raise UserError(
@@ -71,7 +72,7 @@ class Spec:
     @property
     def reported(self) -> list[str]:
         """The rewards in every evaluation: the task's own, its stand-in, the held-out ones."""
-        stand_in = registry.rewards.get(self.reward).stand_in  # type: ignore[attr-defined]
+        stand_in = registry.rewards.get(self.reward).stand_in
         names = [self.reward, *([stand_in] if stand_in else []), *self.task.held_out]
         return list(dict.fromkeys(names))
 
@@ -84,7 +85,7 @@ class Spec:
             "reward": self.reward,
             "train_reward": self.train_reward,
             "reported": self.reported,
-            "units": {n: registry.rewards.get(n).unit for n in self.reported},  # type: ignore[attr-defined]
+            "units": {n: registry.rewards.get(n).unit for n in self.reported},
             "backbone": self.backbone,
             "seed": self.seed,
             "budget": dataclasses.asdict(self.budget),
@@ -99,7 +100,7 @@ class Spec:
 
 
 def _differentiable(name: str) -> bool:
-    return bool(registry.rewards.get(name).differentiable)  # type: ignore[attr-defined]
+    return bool(registry.rewards.get(name).differentiable)
 
 
 @dataclass
@@ -120,7 +121,7 @@ class Harness:
 
     def run(self, spec: Spec, progress: Progress = lambda share, text: None) -> Path:
         """Run one cell unless it is done; returns its directory."""
-        cell = Cell(self.out, spec.description())
+        cell = Cell(self.out, spec.description(), spec.sources)
         with cell.claimed():
             if cell.done:
                 return cell.path

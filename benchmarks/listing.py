@@ -1,34 +1,39 @@
-"""``--list``: the known methods, rewards, backbones and tasks, with where each comes from."""
+"""``--list [KIND ...]``: the known methods, rewards, backbones and tasks, and whence each comes."""
 
 from __future__ import annotations
 
-from benchmarks import config, registry
+import argparse
+from pathlib import Path
+
+from benchmarks import registry
 from benchmarks.api import UserError
 
-KINDS = ("methods", "rewards", "backbones", "tasks")
+KINDS = {
+    "methods": registry.methods,
+    "rewards": registry.rewards,
+    "backbones": registry.backbones,
+    "tasks": registry.tasks,
+}
 
 
-def print_lists(kinds: list[str]) -> int:
-    """Print all names of the given kinds, or of every kind."""
-    for kind in kinds or KINDS:
+def main(arguments: list[str]) -> int:
+    """Print all names of the given kinds, or of every kind, and what is broken."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--list", nargs="*")
+    parser.add_argument("--plugin", nargs="*", type=Path, default=[])
+    options, _ = parser.parse_known_args(arguments)
+    for plugin in options.plugin:
+        try:
+            registry.load_plugin(plugin)
+        except UserError as error:
+            registry.broken[str(plugin)] = str(error).removeprefix(f"--plugin {plugin}: ")
+    for kind in options.list or KINDS:
         if kind not in KINDS:
             raise UserError(f"--list {kind}: choose from {', '.join(KINDS)}")
+        known = KINDS[kind]
         print(f"{kind}:")
-        if kind in ("methods", "rewards"):
-            known = registry.methods if kind == "methods" else registry.rewards
-            for name in known.names():
-                headline = (known.get(name).__doc__ or "").split("\n")[0]
-                summary = known.variants.get(name, headline)
-                print(f"  {name:24} {summary} [{known.origins[name]}]")
-            for where, why in known.broken.items():
-                print(f"  broken: {where}: {why}")
-        elif kind == "tasks":
-            for name in config.task_names():
-                task = config.load_task(name)
-                print(f"  {name:24} {len(task.train)} training, {len(task.unseen)} unseen prompts")
-        else:
-            from benchmarks.backbone.lora_sd import BACKBONES
-
-            for name, place in BACKBONES.items():
-                print(f"  {name:24} {'embedded' if name == 'emoji' else place}")
+        for name in known.names():
+            print(f"  {name:24} {known.abouts[name]} [{known.origins[name]}]")
+    for where, why in registry.broken.items():
+        print(f"broken: {where}: {why}")
     return 0

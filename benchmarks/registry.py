@@ -1,25 +1,40 @@
-"""One lazy registry for methods, rewards and backbones.
+"""One lazy registry for methods, rewards, backbones and tasks.
 
-Names come from three places: the modules listed in ``BUILT_IN`` (imported only when needed),
-entry points of installed packages (groups ``alignprop_bench.methods`` and ``.rewards``), and files
-given with ``--plugin``. A name is never overwritten.
+Names come through three doors: files in this tree, entry points of installed packages (group
+``alignprop_bench.plugins``: modules that register things), and files given with ``--plugin``. The
+tree's Python files are read for the names they register and imported only when one of these is
+asked for; its TOML files are entries under their own names. A name is never overwritten, and what
+cannot be imported is listed with its reason and stops nobody else.
 """
 
 from __future__ import annotations
 
+import ast
 import difflib
+import functools
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from benchmarks.api import Method, Reward, UserError
 
-Entry = TypeVar("Entry")
+if TYPE_CHECKING:
+    from benchmarks.config import Backbone, Task
+
+ROOT = Path(__file__).parent.parent
+GROUP = "alignprop_bench.plugins"
+Thing = TypeVar("Thing", bound=Callable[..., Any])
+
+#: What could not be imported -> why.
+broken: dict[str, str] = {}
+#: The plugin that is being imported, as ``--list`` will name it.
+_door: str | None = None
 
 
 @dataclass(frozen=True)
@@ -29,79 +44,114 @@ class Variant:
     of: str
     values: dict[str, Any]
 
-    def __str__(self) -> str:
-        return f"{self.of} with {', '.join(f'{k} = {v}' for k, v in _flat(self.values))}"
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
-    for key, value in values.items():
-        name = prefix + key
-        rows += _flat(value, f"{name}.") if isinstance(value, dict) else [(name, value)]
-    return rows
-
 
 class Registry:
-    """Maps the names of one kind of thing to classes and says where each came from."""
+    """Maps the names of one kind of thing to things, and says what and whence each is."""
 
-    def __init__(self, kind: str, package: str) -> None:
-        self.kind, self.package = kind, package
-        self.entries: dict[str, type] = {}
+    def __init__(self, kind: str, folder: str) -> None:
+        self.kind, self.folder = kind, ROOT / folder
+        self.entries: dict[str, Any] = {}
         self.origins: dict[str, str] = {}
+        self.abouts: dict[str, str] = {}
         self.variants: dict[str, Variant] = {}
-        self.broken: dict[str, str] = {}  # where -> why it could not be imported
-        self._loaded = False
+        self._modules: dict[str, str] = {}  # of names in this tree, imported or not
 
-    def register(self, name: str) -> Callable[[type[Entry]], type[Entry]]:
-        """Class decorator that adds a class under ``name``."""
+    def register(self, name: str) -> Callable[[Thing], Thing]:
+        """Decorator that adds a class or function; raises UserError if the name is taken."""
 
-        def add(cls: type[Entry]) -> type[Entry]:
-            if name in self.entries:
-                raise UserError(
-                    f"{self.kind} {name!r} from {cls.__module__} is already registered by "
-                    f"{self.origins[name]}; give it another name"
-                )
-            self.entries[name], self.origins[name] = cls, cls.__module__
-            return cls
+        def add(thing: Thing) -> Thing:
+            self._add(name, thing, (thing.__doc__ or "").split("\n")[0])
+            return thing
 
         return add
 
     def variant(self, name: str, of: str, **values: Any) -> None:
         """Make ``of`` with ``values`` over its configuration known as ``name``."""
-        self.register(name)(self.entries[of])
+        text = ", ".join(f"{key}={value!r}" for key, value in values.items())
+        self._add(name, self.get(of), f"{of} with {text}")
         self.variants[name] = Variant(of, values)
 
-    def get(self, name: str) -> type:
-        """The class of that name; an unknown name is an error with the nearest known one."""
-        self.load()
+    def _add(self, name: str, thing: Any, about: str) -> None:
+        self._read_tree()
+        module = thing.__module__
+        if name in self.entries or self._modules.get(name, module) != module:
+            raise UserError(
+                f"{self.kind} {name!r} from {_door or module} is already registered by "
+                f"{self.origins[name]}; give it another name"
+            )
+        self.entries[name], self.abouts[name] = thing, about
+        self.origins[name] = self._modules.get(name) or _door or module
+
+    def get(self, name: str) -> Any:
+        """The thing of that name; an unknown name is an error with the nearest known one."""
+        self._read_tree()
+        if name not in self.entries and name in self._modules:
+            self._import(name)
         if name not in self.entries:
-            near = difflib.get_close_matches(name, self.entries, n=1)
+            load_entry_points()
+        if name not in self.entries:
+            near = difflib.get_close_matches(name, self.names(), n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(self.names())}"
             raise UserError(f"unknown {self.kind} {name!r}; {hint}")
         return self.entries[name]
 
     def names(self) -> list[str]:
         """All names, sorted."""
-        self.load()
-        return sorted(self.entries)
+        self._read_tree()
+        load_entry_points()
+        return sorted({*self.entries, *self._modules})
 
-    def load(self) -> None:
-        """Import the built-in modules and the entry points, once; a broken one is noted."""
-        if self._loaded:
-            return
-        self._loaded = True
-        folder = Path(__file__).parent.parent / self.package
-        for path in sorted(folder.glob("[!_]*.py")):
-            importlib.import_module(f"{self.package}.{path.stem}")
-        for point in entry_points(group=f"alignprop_bench.{self.package}"):
-            try:
-                point.load()
-            except Exception as error:  # noqa: BLE001 - a foreign plugin may fail in any way
-                self.broken[f"{point.name} ({point.value})"] = f"{type(error).__name__}: {error}"
+    def _import(self, name: str) -> None:
+        try:
+            importlib.import_module(self._modules[name])
+        except ImportError as error:
+            raise UserError(
+                f"{self.kind} {name!r}: {self._modules[name]} cannot be imported ({error})"
+            ) from error
+
+    @functools.cache  # noqa: B019 - registries live as long as the process
+    def _read_tree(self) -> None:
+        for path in sorted(self.folder.glob("[!_]*.py")):
+            module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            for name, about in _declared(path):
+                self._modules[name] = self.origins[name] = module
+                self.abouts[name] = about
+        for path in sorted(self.folder.glob("*.toml")):
+            self.entries[path.stem] = path
+            self.origins[path.stem] = path.relative_to(ROOT).as_posix()
+            self.abouts[path.stem] = path.read_text("utf-8").split("\n")[0].removeprefix("# ")
+
+
+def _declared(path: Path) -> Iterator[tuple[str, str]]:
+    """Names that a Python file registers at its top level, each with a line about it."""
+    try:
+        tree = ast.parse(path.read_text("utf-8"))
+    except SyntaxError as error:
+        broken[str(path.relative_to(ROOT))] = f"SyntaxError: {error}"
+        return
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            about = (ast.get_docstring(node) or "").split("\n")[0]
+            for decorator in node.decorator_list:
+                match decorator:
+                    case ast.Call(func=ast.Name(id=called), args=[ast.Constant(value=str(name))]):
+                        if called.startswith("register_"):
+                            yield name, about
+        match node:
+            case ast.Expr(
+                ast.Call(
+                    func=ast.Name(id="method_variant"),
+                    args=[ast.Constant(value=str(name)), ast.Constant(value=str(of))],
+                    keywords=values,
+                )
+            ):
+                yield name, f"{of} with {', '.join(map(ast.unparse, values))}"
 
 
 methods = Registry("method", "methods")
 rewards = Registry("reward", "rewards")
+backbones = Registry("backbone", "benchmarks/presets")
+tasks = Registry("task", "benchmarks/tasks")
 
 
 def register_method(name: str) -> Callable[[type[Method]], type[Method]]:
@@ -119,16 +169,51 @@ def register_reward(name: str) -> Callable[[type[Reward]], type[Reward]]:
     return rewards.register(name)
 
 
+def register_backbone(
+    name: str,
+) -> Callable[[Callable[[], Backbone | Path]], Callable[[], Backbone | Path]]:
+    """Decorator: a function that returns a ``Backbone``, or the path of its TOML file."""
+    return backbones.register(name)
+
+
+def register_task(name: str) -> Callable[[Callable[[], Task | Path]], Callable[[], Task | Path]]:
+    """Decorator: a function that returns a ``Task``, or the path of its TOML file."""
+    return tasks.register(name)
+
+
+@contextmanager
+def _through(door: str) -> Iterator[None]:
+    global _door
+    before, _door = _door, door
+    try:
+        yield
+    finally:
+        _door = before
+
+
+@functools.cache
+def load_entry_points() -> None:
+    """Import the plugins of installed packages, once; a broken one is noted."""
+    for point in entry_points(group=GROUP):
+        package = f"{point.dist.name} {point.dist.version}" if point.dist else "an entry point"
+        try:
+            with _through(package):
+                point.load()
+        except Exception as error:  # noqa: BLE001 - a foreign plugin may fail in any way
+            broken[f"{package} ({point.value})"] = f"{type(error).__name__}: {error}"
+
+
 def load_plugin(path: Path) -> None:
-    """Run a Python file that registers methods or rewards. It is code: it can do anything."""
+    """Run a Python file that registers things. It is code: it can do anything."""
     spec = importlib.util.spec_from_file_location(f"plugin_{path.stem}", path)
     if not path.is_file() or spec is None or spec.loader is None:
         raise UserError(f"--plugin {path}: no such Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up by name
     try:
-        spec.loader.exec_module(module)
-    except UserError:
-        raise
+        with _through(str(path)):
+            spec.loader.exec_module(module)
+    except UserError as error:
+        raise UserError(f"--plugin {path}: {error}") from error
     except Exception as error:
         raise UserError(f"--plugin {path}: {type(error).__name__}: {error}") from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +51,17 @@ def search(out: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> int:
+    """Exit code: 0 done, 2 bad input."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", type=Path, default=Path("results/search"))
-    out = parser.parse_args().out
-    rows = search(out)
+    out = parser.parse_args(arguments).out
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        rows = search(out)
+    except (UserError, OSError) as error:
+        print(f"benchmarks.search: {error}", file=sys.stderr)
+        return 2
     write_json(out / "search.json", rows)
     lines = ["| method | values | validation reward | chosen |", "|---|---|---:|---|"]
     lines += [
@@ -64,7 +71,8 @@ def main() -> None:
     ]
     (out / "search.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

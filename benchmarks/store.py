@@ -38,10 +38,15 @@ def by_first(write: Write) -> Write:
 
 
 class Cell:
-    """The directory of one method x task x seed x config, named by a hash of its content."""
+    """The directory of one method x task x seed x config, named by a hash of its content.
 
-    def __init__(self, out: Path, description: Mapping[str, Any]) -> None:
-        self.description = description
+    ``sources``, where the values come from, is written down but does not enter the hash.
+    """
+
+    def __init__(
+        self, out: Path, description: Mapping[str, Any], sources: Mapping[str, str] | None = None
+    ) -> None:
+        self.description, self.sources = description, dict(sources or {})
         text = json.dumps(description, sort_keys=True, default=str)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         names = [str(description[k]) for k in ("method", "reward")]
@@ -106,7 +111,7 @@ class Cell:
                 shutil.rmtree(child)
             elif child.name != "lock":
                 child.unlink()
-        write_json(self.path / "cell.json", self.description)
+        write_json(self.path / "cell.json", {**self.description, "sources": self.sources})
         return None
 
     @by_first

@@ -11,7 +11,7 @@ from benchmarks import contract, registry
 @pytest.fixture(autouse=True)
 def tiny_model(tiny_contract: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Methods registered here are forgotten afterwards."""
-    registry.methods.load()
+    registry.methods.names()
     monkeypatch.setattr(registry.methods, "entries", dict(registry.methods.entries))
     monkeypatch.setattr(contract, "LEARN_FLOPS", 2e8)
 

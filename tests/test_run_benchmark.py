@@ -141,7 +141,7 @@ def test_bad_input_is_one_clear_line(arguments, message, tmp_path, capsys):
 def test_from_python_it_gives_a_table(tiny_folder: Path, tmp_path: Path):
     small = {"batch_size": 2, "micro_batch": 2, "sampling_steps": 4}
     frame = benchmarks.run(
-        "alignprop",
+        methods=["alignprop"],
         backbone=str(tiny_folder),
         task=str(tiny_folder / "few.toml"),
         budget="steps=2",
@@ -152,7 +152,7 @@ def test_from_python_it_gives_a_table(tiny_folder: Path, tmp_path: Path):
     assert set(last.index) == {"train", "unseen"}
     assert (last.step == 2).all() and (last.jpeg < 0).all() and (last.reward_queries == 4).all()
     with pytest.raises(UserError, match="did you mean 'batch_size'"):
-        benchmarks.run("alignprop", config={"alignprop": {"batch_sise": 1}}, out=tmp_path)
+        benchmarks.run(["alignprop"], config={"alignprop": {"batch_sise": 1}}, out=tmp_path)
 
 
 def test_help_names_options_with_their_source_and_does_not_import_torch():

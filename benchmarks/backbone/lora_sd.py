@@ -18,12 +18,9 @@ from transformers.utils import logging as transformers_logging
 from benchmarks.api import UserError
 from benchmarks.backbone.ddim import Chain, Trajectory, chain, stack
 from benchmarks.backbone.memory import Plan, recompute_blocks, recomputed
-from benchmarks.config import Precision
+from benchmarks.config import Precision, load_backbone
 from benchmarks.ledger import Ledger
 
-EMBEDDED = Path(__file__).parent / "emoji" / "weights"
-#: Short names; anything else is a folder or a hub id.
-BACKBONES = {"emoji": str(EMBEDDED), "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
 #: Of the frozen base; LoRA matrices, latents, rewards and the optimizer are always float32.
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]  # the attention projections (paper, section 4)
@@ -79,16 +76,19 @@ class LoraSD:
     def load(
         cls, name: str, ledger: Ledger, precision: Precision = "fp32", **options: Any
     ) -> LoraSD:
-        """A short name from ``BACKBONES``, a diffusers folder, or a hub id.
+        """A registered name, its TOML file, a diffusers folder, or a hub id.
 
         Raises UserError if there is no such model.
         """
         for library in (diffusers_logging, transformers_logging):
             library.disable_progress_bar()
             library.set_verbosity_error()
+        model = load_backbone(name).model
+        if callable(model):
+            return cls(model(), ledger, **options)
         try:
             pipeline = StableDiffusionPipeline.from_pretrained(
-                BACKBONES.get(name, name),
+                model,
                 dtype=DTYPES[precision],
                 safety_checker=None,
                 requires_safety_checker=False,

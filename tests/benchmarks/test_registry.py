@@ -1,5 +1,7 @@
 """Names come through three doors, are never overwritten, and a broken plugin harms nobody."""
 
+import importlib
+import json
 import os
 import subprocess
 import sys
@@ -8,8 +10,12 @@ from pathlib import Path
 import pytest
 
 import run_benchmark
-from benchmarks import registry
+from benchmarks import config, listing, registry
 from benchmarks.api import UserError
+from benchmarks.backbone.lora_sd import LoraSD
+from benchmarks.ledger import Ledger
+
+ROOT = Path(run_benchmark.__file__).parent
 
 PACKAGE = {
     "pyproject.toml": """
@@ -19,7 +25,7 @@ build-backend = "setuptools.build_meta"
 [project]
 name = "third-party"
 version = "1"
-[project.entry-points."alignprop_bench.methods"]
+[project.entry-points."alignprop_bench.plugins"]
 theirs = "theirs"
 broken = "broken_plugin"
 [tool.setuptools]
@@ -37,6 +43,13 @@ class Theirs(ReFL):
 }
 
 
+def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """``run_benchmark.py`` in a process of its own."""
+    line = [sys.executable, "run_benchmark.py", *arguments]
+    variables = os.environ | environment
+    return subprocess.run(line, cwd=ROOT, env=variables, capture_output=True, text=True)
+
+
 def test_an_installed_package_adds_a_method(tiny_folder: Path, tmp_path: Path):
     source, site = tmp_path / "source", tmp_path / "site"
     source.mkdir()
@@ -44,41 +57,135 @@ def test_an_installed_package_adds_a_method(tiny_folder: Path, tmp_path: Path):
         (source / name).write_text(text)
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation"]
     subprocess.run([*pip, "--no-index", "--target", str(site), str(source)], check=True)
-    root = Path(run_benchmark.__file__).parent
-    environment = os.environ | {"PYTHONPATH": str(site)}
-
-    def command(*arguments: str) -> str:
-        line = [sys.executable, "run_benchmark.py", *arguments]
-        done = subprocess.run(line, cwd=root, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    listed = command("--list", "methods")
-    assert "A method from another package. [theirs]" in listed
-    assert "broken: broken (broken_plugin): ImportError: its library is missing" in listed
+    listed = command("--list", "methods", PYTHONPATH=str(site)).stdout
+    assert "A method from another package. [third-party 1]" in listed
+    assert "broken: third-party 1 (broken_plugin): ImportError: its library is missing" in listed
     out = tmp_path / "runs"
     few = ["--backbone", str(tiny_folder), "--task", str(tiny_folder / "few.toml")]
     small = ["--theirs.batch-size", "2", "--budget", "steps=1"]
-    assert "theirs" in command("--methods", "theirs", *few, *small, "--out", str(out))
+    done = command("--methods", "theirs", *few, *small, "--out", str(out), PYTHONPATH=str(site))
+    assert done.returncode == 0 and "theirs" in done.stdout, done.stderr
 
 
-def test_a_name_is_never_overwritten():
-    registry.methods.load()
-    with pytest.raises(UserError, match=r"already registered by methods\.ddpo"):
-        registry.register_method("ddpo")(type("Other", (), {}))
-    with pytest.raises(UserError, match="already registered"):
-        registry.method_variant("ddpo-sf", "ddpo")
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is forgotten afterwards."""
+    for known in listing.KINDS.values():
+        for name in known.names():
+            known.get(name)
+        for table in ("entries", "origins", "abouts", "variants"):
+            monkeypatch.setattr(known, table, dict(getattr(known, table)))
 
 
-def test_a_variant_sets_what_its_name_says():
-    from benchmarks.config import load_preset, method_defaults
+PLUGIN = """
+from pathlib import Path
+from benchmarks.config import Backbone, Task
+from benchmarks.registry import method_variant, register_backbone, register_reward, register_task
+from rewards import Reward
 
-    preset = load_preset("emoji")
-    base = method_defaults("alignprop", preset)
-    full = method_defaults("alignprop-full", preset)
-    assert full.truncation.mode == "full" and base.truncation.mode == "per_trajectory"
-    assert full.batch_size == base.batch_size == preset["alignprop"]["batch_size"]
-    assert method_defaults("ddpo-sf", preset).clip is None
+method_variant("my-refl", "refl", batch_size=2)
+
+@register_reward("blueness")
+class Blueness(Reward):
+    "How blue a picture is."
+    unit, reference, differentiable = "of the pixel range", "ours", True
+    def __init__(self, device): pass
+    def __call__(self, images, prompts): return images[:, 2].mean((1, 2))
+
+@register_backbone("small")
+def small():
+    "A small model."
+    return Path(__file__).with_name("small.toml")
+
+@register_task("few")
+def few():
+    "Few prompts."
+    return Task(name="few", train=("cat",), unseen=("snail",), held_out=(), train_every=1,
+                train_images=1, unseen_images=1)
+"""
+
+
+def test_one_file_adds_a_thing_of_every_kind(tiny_folder: Path, tmp_path: Path, fresh, capsys):
+    path = tmp_path / "mine.py"
+    path.write_text(PLUGIN)
+    (tmp_path / "small.toml").write_text(f'model = "{tiny_folder}"\nlike = "emoji"\n')
+    assert run_benchmark.main(["--list", "--plugin", str(path)]) == 0
+    listed = capsys.readouterr().out
+    for name, about in {
+        "my-refl": "refl with batch_size=2",
+        "blueness": "How blue a picture is.",
+        "small": "A small model.",
+        "few": "Few prompts.",
+    }.items():
+        assert f"  {name:24} {about} [{path}]" in listed.splitlines()
+    arguments = ["--methods", "my-refl", "--reward", "blueness", "--backbone", "small"]
+    arguments += ["--task", "few", "--budget", "steps=1", "--out", str(tmp_path / "runs")]
+    assert run_benchmark.main(arguments) == 0
+    (cell,) = (tmp_path / "runs").glob("my-refl-blueness-*")
+    assert json.loads((cell / "steps.jsonl").read_text())["reward_queries"] == 2
+
+
+def test_a_function_may_load_the_model(fresh):
+    class NotAPipeline(Exception):
+        pass
+
+    def load():
+        raise NotAPipeline
+
+    @registry.register_backbone("own")
+    def own() -> config.Backbone:
+        return config.Backbone(name="own", model=load, preset={})
+
+    with pytest.raises(NotAPipeline):
+        LoraSD.load("own", Ledger())
+
+
+@pytest.mark.parametrize(("kind", "name"), [("methods", "ddpo-sf"), ("rewards", "jpeg")])
+def test_a_name_is_never_overwritten(kind: str, name: str, fresh):
+    known = listing.KINDS[kind]
+    before = known.get(name)
+    with pytest.raises(UserError, match=r"already registered by (methods\.ddpo|rewards\.jpeg)"):
+        known.register(name)(type("Other", (), {}))
+    assert known.get(name) is before
+    with pytest.raises(UserError, match=r"already registered by benchmarks/tasks/animals\.toml"):
+        registry.register_task("animals")(lambda: Path("mine.toml"))
+
+
+def test_a_plugin_cannot_take_a_name_that_was_not_imported_yet(tmp_path: Path):
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(
+        "from methods import register_method\n@register_method('ddpo')\nclass Mine: pass\n"
+    )
+    done = command("--plugin", str(plugin), "--methods", "alignprop", "--help")
+    assert done.returncode == 2
+    assert "method 'ddpo'" in done.stderr and "already registered by methods.ddpo" in done.stderr
+
+
+def test_a_broken_plugin_is_listed_and_harms_nobody(tmp_path: Path):
+    plugin = tmp_path / "mine.py"
+    plugin.write_text("import no_such_module\n")
+    done = command("--list", "methods", "--plugin", str(plugin))
+    assert done.returncode == 0 and "  ddpo " in done.stdout
+    assert f"broken: {plugin}: ModuleNotFoundError: No module named 'no_such_m" in done.stdout
+
+
+def test_the_list_imports_nothing_heavy():
+    code = (
+        "import sys, run_benchmark\nrun_benchmark.main(['--list'])\n"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'diffusers', 'pandas')))\n"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0
+    )
+
+
+@pytest.mark.parametrize("known", [registry.methods, registry.rewards], ids=["methods", "rewards"])
+def test_names_read_without_importing_are_the_registered_ones(known: registry.Registry):
+    read = set(known.names())
+    for path in known.folder.glob("[!_]*.py"):
+        importlib.import_module(f"{known.folder.name}.{path.stem}")
+    assert read == set(known.entries)
+    assert all(known.abouts[name] for name in read)
 
 
 @pytest.mark.parametrize("text", ["syntax error(", "import no_such_module", "1 / 0"])

@@ -1,0 +1,47 @@
+"""What ``--help`` and the reference say about configurations: meaning, default, source."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import textwrap
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+
+def meanings(cls: Any) -> dict[str, str]:
+    """What each field of a dataclass means: its ``help`` metadata, or the docstring under it."""
+    found = {f.name: f.metadata.get("help", "") for f in dataclasses.fields(cls)}
+    if all(found.values()):
+        return found
+    (node,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    assert isinstance(node, ast.ClassDef)
+    for line, below in zip(node.body, node.body[1:], strict=False):
+        match line, below:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(ast.Constant(value=str(text))):
+                found[name] = found[name] or " ".join(text.split())
+    return found
+
+
+def explained(config: Any, sources: Mapping[str, str], prefix: str = "") -> Any:
+    """A Config that looks the same, but whose fields' help says which layer set their values.
+
+    ``sources`` names the layer of each dotted field name.
+    """
+    cls, fields = type(config), []
+    kinds, texts = typing.get_type_hints(cls), meanings(cls)
+    for name in texts:
+        value = getattr(config, name)
+        if dataclasses.is_dataclass(value):
+            value = explained(value, sources, f"{prefix}{name}.")
+            fields.append((name, type(value), dataclasses.field(default=value)))
+            continue
+        source = sources[prefix + name]
+        text = texts[name] if source == "default" else f"{texts[name]}; set by {source}"
+        entry = dataclasses.field(default=value, metadata={"help": text})
+        fields.append((name, kinds[name], entry))
+    like = dataclasses.make_dataclass(cls.__name__, fields, frozen=True, kw_only=True)
+    like.__doc__ = cls.__doc__
+    return like()
