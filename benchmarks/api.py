@@ -40,6 +40,7 @@ class Reward(ABC):
     differentiable: ClassVar[bool]
     image_size: ClassVar[int | None] = None  # pixels; None: any size
     stand_in: ClassVar[str | None] = None  # a differentiable reward that approximates this one
+    recorded: ClassVar[str] = ""  # what else its values depend on, such as the preprocessing
 
     @abstractmethod
     def __init__(self, device: Any) -> None: ...

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TOLERANCE = 1e-3  # how far a pixel may lie outside [0, 1]: decoders and interpolation round
 

@@ -9,13 +9,14 @@ rg = R - G and yb = (R + G) / 2 - B on the scale [0, 255],
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
+from benchmarks.lazy import torch
 from rewards import Reward, register_reward
 from rewards._check import check
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 EPSILON = 1e-3  # far below one level of 255; without it grey pictures have an infinite slope
 

@@ -15,15 +15,16 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
 
+from benchmarks.lazy import torch
 from rewards import Reward, register_reward
 from rewards._check import check
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 QUALITY = 95
 HEADER_BYTES = 623  # markers and tables of a colour file written by libjpeg
@@ -62,7 +63,7 @@ def soft_size(images: Tensor) -> Tensor:
     red, green, blue = x.unbind(1)
     luma = 0.299 * red + 0.587 * green + 0.114 * blue
     chroma = torch.stack([(blue - luma) / 1.772, (red - luma) / 1.402], 1)
-    luma, chroma = _pad(luma[:, None] - 128, 8), F.avg_pool2d(_pad(chroma, 16), 2)
+    luma, chroma = _pad(luma[:, None] - 128, 8), torch.nn.functional.avg_pool2d(_pad(chroma, 16), 2)
     bits = x.new_zeros(len(x))
     for plane, table in ((luma, LUMINANCE), (chroma, CHROMINANCE)):
         levels = (_dct(plane) / quantisers(table).to(x)).flatten(3)  # (B, C, blocks, 64)
@@ -79,7 +80,9 @@ def _price(levels: Tensor) -> Tensor:
 
 def _pad(plane: Tensor, multiple: int) -> Tensor:
     height, width = plane.shape[-2:]
-    return F.pad(plane, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+    return torch.nn.functional.pad(
+        plane, (0, -width % multiple, 0, -height % multiple), mode="replicate"
+    )
 
 
 def _dct(plane: Tensor) -> Tensor:

@@ -6,49 +6,25 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from tokenizers.processors import TemplateProcessing
-from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
+from synthetic import TEXT, TOWER, save_tokenizer
+from transformers import CLIPConfig, CLIPModel
 
 from benchmarks.api import UserError
 from rewards.alignment import Alignment
 
-WORDS = ["<pad>", "<bos>", "a", "cat", "dog", "two", "<unk>", "<eos>"]
-LENGTH, SIDE = 8, 32
+SIDE = 32
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    tower = {
-        "hidden_size": 16,
-        "intermediate_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-    }
-    text = {
-        "vocab_size": len(WORDS),
-        "max_position_embeddings": LENGTH,
-        "pad_token_id": 0,
-        "bos_token_id": 1,
-        "eos_token_id": 7,
-    }
     config = CLIPConfig(
-        text_config=tower | text,
-        vision_config=tower | {"image_size": SIDE, "patch_size": 8},
+        text_config=TEXT,
+        vision_config=TOWER | {"image_size": SIDE, "patch_size": 8},
         projection_dim=12,
     )
     CLIPModel(config).save_pretrained(tmp_path)
-    words = Tokenizer(WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<unk>"))
-    words.pre_tokenizer = Whitespace()
-    words.post_processor = TemplateProcessing(
-        single="<bos> $A <eos>", special_tokens=[("<bos>", 1), ("<eos>", 7)]
-    )
-    PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="<pad>", unk_token="<unk>", eos_token="<eos>"
-    ).save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
     statistics = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4]}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(statistics))
     return tmp_path

@@ -1,0 +1,140 @@
+"""What the CLIP rewards share: preprocessing of tensors, and features of pictures and prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from benchmarks.lazy import torch
+from rewards import Reward
+from rewards._check import check
+from rewards._weights import TOKENIZER, Hub, build, readable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SIDE = 224  # pixels
+# The published statistics of CLIP's pixels: openai/CLIP, clip.py, _transform.
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How pictures become CLIP's squares: the shorter side is resized, the centre cut out.
+
+    The filter and the antialias change the reward, so they are recorded with every run.
+    """
+
+    filter: str
+    antialias: bool
+
+    def __str__(self) -> str:
+        antialias = "with" if self.antialias else "without"
+        return f"{SIDE} px, {self.filter} {antialias} antialias, centre crop"
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [0, 1] to normalised pixels (B, 3, 224, 224)."""
+        height, width = images.shape[2:]
+        short = min(height, width)
+        if short != SIDE:
+            size = (SIDE * height // short, SIDE * width // short)
+            images = torch.nn.functional.interpolate(
+                images, size, mode=self.filter, antialias=self.antialias
+            )
+            images = images.clamp(0, 1)  # bicubic overshoots; an 8-bit picture could not
+        top, left = (round((n - SIDE) / 2) for n in images.shape[2:])
+        images = images[:, :, top : top + SIDE, left : left + SIDE]
+        mean, std = (images.new_tensor(v).view(3, 1, 1) for v in (MEAN, STD))
+        return (images - mean) / std
+
+
+#: openai/CLIP's own, which the published rewards were trained with.
+OFFICIAL = Preprocessing("bicubic", antialias=True)
+#: torchvision's Resize of tensors as the official AlignProp repository ran it.
+ALIGNPROP = Preprocessing("bilinear", antialias=False)
+
+
+class ModelReward(Reward):
+    """A reward by a frozen network, read at the first call; ``dtype`` is that of its weights."""
+
+    differentiable = True
+    image_size = SIDE
+    preprocessing: ClassVar[Preprocessing] = OFFICIAL
+
+    def __init_subclass__(cls) -> None:
+        cls.recorded = str(cls.preprocessing)
+
+    def __init__(self, device: Any, *, dtype: Any = None) -> None:
+        self.device, self.dtype = torch.device(device), dtype or torch.float32
+
+    def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        check(images, prompts)
+        images = images.to(self.device, torch.promote_types(self.dtype, torch.float32))
+        return self.score(self.preprocessing(images).to(self.dtype), list(prompts))
+
+    def score(self, pixels: Tensor, prompts: list[str]) -> Tensor:
+        """Rewards (B,) of normalised ``pixels`` (B, 3, 224, 224)."""
+        raise NotImplementedError
+
+
+def clip_files(repository: str, megabytes: float) -> Hub:
+    """The files of a CLIP model in a hub repository."""
+    return Hub(repository, ("config.json", "model.safetensors", *TOKENIZER), megabytes)
+
+
+@lru_cache(maxsize=8)
+def load_clip(hub: Hub, reward: str, device: Any, dtype: Any) -> tuple[Any, Any]:
+    """The frozen CLIPModel and its tokenizer."""
+    from safetensors.torch import load_file
+    from transformers import CLIPConfig, CLIPModel
+
+    folder = hub.folder(reward)
+    path = folder / "model.safetensors"
+    with readable(path):
+        state = load_file(path)
+        # Older versions of transformers saved these constants with the weights.
+        state = {name: v for name, v in state.items() if not name.endswith(".position_ids")}
+    model = build(CLIPModel, CLIPConfig.from_pretrained(folder), state, path)
+    return model.to(device, dtype), load_tokenizer(folder)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer in ``folder``."""
+    from transformers import AutoTokenizer
+
+    with readable(folder / "tokenizer.json"):
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def image_features(model: Any, pixels: Tensor) -> Tensor:
+    """Normalised features (B, D) of pictures."""
+    return _unit(model.get_image_features(pixel_values=pixels))
+
+
+def text_features(model: Any, tokenizer: Any, prompts: list[str]) -> Tensor:
+    """Normalised features (B, D) of prompts, which are cut at the model's length."""
+    tokens = tokenizer(
+        prompts,
+        padding=True,
+        truncation=True,
+        max_length=model.config.text_config.max_position_embeddings,
+        return_tensors="pt",
+    ).to(model.device)
+    with torch.no_grad():
+        output = model.get_text_features(
+            input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+        )
+    return _unit(output)
+
+
+def _unit(output: Any) -> Tensor:
+    return torch.nn.functional.normalize(at_least_single(output.pooler_output), dim=1)
+
+
+def at_least_single(values: Tensor) -> Tensor:
+    """The end of a score needs float32: rewards of one prompt's pictures are close together."""
+    return values if values.dtype == torch.float64 else values.float()

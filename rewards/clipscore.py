@@ -1,0 +1,31 @@
+"""CLIPScore (Hessel et al. 2021, arXiv 2104.08718): does the picture show what the prompt says?
+
+2.5 max(cos, 0) for the features of the picture and of "A photo depicts" and the prompt, by OpenAI's
+ViT-B/32 (section 3; the authors' jmhessel/clipscore, clipscore.py).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rewards import register_reward
+from rewards._clip import ModelReward, clip_files, image_features, load_clip, text_features
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+WEIGHTS = clip_files("openai/clip-vit-base-patch32", 608)
+
+
+@register_reward("clipscore")
+class CLIPScore(ModelReward):
+    """2.5 times the cosine, where that is positive."""
+
+    unit = "2.5 x cosine"
+    reference = "CLIPScore, Hessel et al. 2021, arXiv 2104.08718"
+
+    def score(self, pixels: Tensor, prompts: list[str]) -> Tensor:
+        model, tokenizer = load_clip(WEIGHTS, "clipscore", self.device, self.dtype)
+        texts = [f"A photo depicts {prompt}" for prompt in prompts]
+        image, text = image_features(model, pixels), text_features(model, tokenizer, texts)
+        return 2.5 * (image * text).sum(1).clamp(min=0)
