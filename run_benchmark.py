@@ -43,7 +43,9 @@ class Options:
     backbone: str = "emoji"
     """A name (see --list backbones), a TOML file of your own, a diffusers folder or a hub id."""
     reward: str = "jpeg"
-    """What to optimise (see --list rewards)."""
+    """What to optimise: a name (see --list rewards), 0.7*jpeg+0.3*alignment or my_file.py:score."""
+    held_out: tuple[str, ...] | None = None
+    """Rewards that are only reported. Default: the task's."""
     task: str = "animals"
     """Prompts and splits: a name (see --list tasks) or a TOML file of your own."""
     budget: str | None = None
@@ -147,6 +149,7 @@ def compare(arguments: list[str]) -> int:
         seeds=options.seeds,
         precision=options.precision,
         sources=provenance(arguments, options),
+        held_out=options.held_out,
     )
     done, failed = run_cells(cells, options.out)
     first = rank() == 0

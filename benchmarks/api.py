@@ -41,6 +41,7 @@ class Reward(ABC):
     image_size: ClassVar[int | None] = None  # pixels; None: any size
     stand_in: ClassVar[str | None] = None  # a differentiable reward that approximates this one
     recorded: ClassVar[str] = ""  # what else its values depend on, such as the preprocessing
+    calibrates: ClassVar[bool] = False  # whether ``calibrate`` must be called
 
     @abstractmethod
     def __init__(self, device: Any) -> None: ...
@@ -48,6 +49,13 @@ class Reward(ABC):
     @abstractmethod
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """``images`` (B, 3, H, W) in [0, 1] and B prompts to rewards (B,)."""
+
+    def calibrate(self, images: Tensor, prompts: Sequence[str]) -> dict[str, Any]:
+        """Fix what depends on the base model, of whose training prompts these are pictures.
+
+        Called once, before the first reward and off the clock; returns what is to be recorded.
+        """
+        return {}
 
 
 class RewardFunction(Protocol):

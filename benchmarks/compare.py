@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,6 +38,7 @@ def specs(
     seeds: Sequence[int] = (0,),
     precision: Precision | None = None,
     sources: Mapping[str, Mapping[str, str]] | None = None,
+    held_out: Sequence[str] | None = None,
 ) -> list[Spec]:
     """One cell per method (name and Config) and seed.
 
@@ -44,10 +46,13 @@ def specs(
 
     ``sources`` says per method where each value comes from, for the record.
 
+    ``held_out`` are the rewards that are only reported, by default the task's.
     Raises UserError for what cannot work, before anything is computed.
     """
     preset = load_preset(backbone)
     amount, prompts = Budget.parse(budget or preset["budget"]), load_task(task)
+    if held_out is not None:
+        prompts = dataclasses.replace(prompts, held_out=tuple(held_out))
     cells = [
         Spec(
             method=name,

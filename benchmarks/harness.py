@@ -23,7 +23,7 @@ from benchmarks.distributed import rank, start
 from benchmarks.evaluate import Evaluation, evaluate
 from benchmarks.finite import Guard
 from benchmarks.ledger import Ledger
-from benchmarks.store import Cell
+from benchmarks.store import Cell, write_json
 from benchmarks.streams import Streams
 
 #: Shares of the budget at which every method is evaluated, evenly spaced in the logarithm.
@@ -86,6 +86,7 @@ class Spec:
             "train_reward": self.train_reward,
             "reported": self.reported,
             "units": {n: registry.rewards.get(n).unit for n in self.reported},
+            "details": {n: registry.rewards.get(n).recorded for n in self.reported},
             "backbone": self.backbone,
             "seed": self.seed,
             "budget": dataclasses.asdict(self.budget),
@@ -157,6 +158,7 @@ class Run:
         self.rewards: dict[str, Reward] = {
             name: registry.rewards.get(name)(harness.device) for name in spec.reported
         }
+        self.normalisers = self._calibrate()
         train = self.rewards[spec.train_reward]
         self._price_reward(train)
         self.streams = Streams(spec.seed)
@@ -170,6 +172,20 @@ class Run:
         method_class = registry.methods.get(spec.method)
         self.method: Method = method_class(spec.config, context)
         self._evaluated: dict[int, list[Evaluation]] = {}
+
+    def _calibrate(self) -> dict[str, Any]:
+        """Show the base model's pictures to the rewards that depend on it: what they found."""
+        spec = self.spec
+        asking = {name: reward for name, reward in self.rewards.items() if reward.calibrates}
+        if not asking:
+            return {}
+        shown = self.harness.base(
+            f"pictures {self._base_key()}",
+            lambda: evaluate(self.backbone, spec.task, {}, spec.evaluation),
+        )
+        images = next(e.images for e in shown if e.split == "train").to(self.harness.device)
+        prompts = spec.task.evaluation_prompts()["train"]
+        return {name: reward.calibrate(images, prompts) for name, reward in asking.items()}
 
     def _price_reward(self, reward: Reward) -> None:
         with torch.no_grad(), self.ledger.paused():
@@ -189,6 +205,8 @@ class Run:
     def train(self) -> None:
         """Step until the budget is spent; evaluate the last state that fits each share of it."""
         budget, (state, pending) = self.spec.budget, self._start()
+        if self.normalisers and rank() == 0:
+            write_json(self.cell.path / "normalisers.json", self.normalisers)
         saved = time.monotonic()
         while pending:
             self.cell.step = state.step

@@ -33,7 +33,17 @@ def main(arguments: list[str]) -> int:
         known = KINDS[kind]
         print(f"{kind}:")
         for name in known.names():
-            print(f"  {name:24} {known.abouts[name]} [{known.origins[name]}]")
+            print(f"  {name:24} {known.abouts[name]}{_facts(kind, name)} [{known.origins[name]}]")
+        for pattern in known.patterns():
+            print(f"  {pattern:24} {known.abouts[pattern]} [{known.origins[pattern]}]")
     for where, why in registry.broken.items():
         print(f"broken: {where}: {why}")
     return 0
+
+
+def _facts(kind: str, name: str) -> str:
+    """The unit of a reward and whether it has a gradient; nothing for other kinds."""
+    if kind != "rewards":
+        return ""
+    reward = registry.rewards.get(name)
+    return f" ({reward.unit}; {'differentiable' if reward.differentiable else 'black box'})"

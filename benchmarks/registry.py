@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import fnmatch
 import functools
 import importlib
 import importlib.util
@@ -22,7 +23,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from benchmarks.api import Method, Reward, UserError
+from benchmarks.api import Method, UserError
 
 if TYPE_CHECKING:
     from benchmarks.config import Backbone, Task
@@ -83,20 +84,39 @@ class Registry:
         self.origins[name] = self._modules.get(name) or _door or module
 
     def get(self, name: str) -> Any:
-        """The thing of that name; an unknown name is an error with the nearest known one."""
+        """The thing of that name; an unknown name is an error with the nearest known one.
+
+        A name that is not registered may match a pattern: then the pattern's function makes the
+        thing from the name, or returns None if it is not its own.
+        """
+        found = self._find(name)
+        if found is None:
+            matching = (p for p in self.patterns() if fnmatch.fnmatchcase(name, p))
+            found = next(filter(None, (self._find(p)(name) for p in matching)), None)
+        if found is None:
+            near = difflib.get_close_matches(name, self.names(), n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(self.names())}"
+            raise UserError(f"unknown {self.kind} {name!r}; {hint}")
+        return found
+
+    def _find(self, name: str) -> Any:
+        """What is registered under exactly this name, or None."""
         self._read_tree()
         if name not in self.entries and name in self._modules:
             self._import(name)
         if name not in self.entries:
             load_entry_points()
-        if name not in self.entries:
-            near = difflib.get_close_matches(name, self.names(), n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(self.names())}"
-            raise UserError(f"unknown {self.kind} {name!r}; {hint}")
-        return self.entries[name]
+        return self.entries.get(name)
 
     def names(self) -> list[str]:
         """All names, sorted."""
+        return [name for name in self._known() if "*" not in name]
+
+    def patterns(self) -> list[str]:
+        """All patterns: names with a ``*`` stand for every name that they match."""
+        return [name for name in self._known() if "*" in name]
+
+    def _known(self) -> list[str]:
         self._read_tree()
         load_entry_points()
         return sorted({*self.entries, *self._modules})
@@ -164,8 +184,12 @@ def method_variant(name: str, of: str, **values: Any) -> None:
     methods.variant(name, of, **values)
 
 
-def register_reward(name: str) -> Callable[[type[Reward]], type[Reward]]:
-    """Decorator: make a ``Reward`` known as ``name``."""
+def register_reward(name: str) -> Callable[[Thing], Thing]:
+    """Decorator: make a ``Reward`` known as ``name``.
+
+    A name with a ``*`` is a pattern: of a function that takes a name which matches, such as
+    ``2*jpeg+alignment``, and returns a ``Reward``, or None if that name is not its own.
+    """
     return rewards.register(name)
 
 

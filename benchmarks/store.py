@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 import traceback
@@ -49,7 +50,8 @@ class Cell:
         self.description, self.sources = description, dict(sources or {})
         text = json.dumps(description, sort_keys=True, default=str)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        names = [str(description[k]) for k in ("method", "reward")]
+        # A reward may be named by an expression or a file.
+        names = [re.sub(r"[^\w.+-]", "_", str(description[k])) for k in ("method", "reward")]
         self.path = out / f"{'-'.join(names)}-seed{description['seed']}-{digest}"
         self.step: int | None = None  # the optimizer step in progress
         self._lock: IO[str] | None = None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from benchmarks.lazy import torch
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -26,3 +28,8 @@ def check(images: Tensor, prompts: Sequence[str]) -> None:
         raise ValueError("images must be finite, but hold NaN or infinity")
     if low < -TOLERANCE or high > 1 + TOLERANCE:
         raise ValueError(f"images must lie in [0, 1], not [{low:.4g}, {high:.4g}]")
+
+
+def at_least_single(values: Tensor) -> Tensor:
+    """Half precision to float32: rewards lie close together. float64 stays float64."""
+    return values if values.dtype == torch.float64 else values.float()

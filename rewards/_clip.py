@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from benchmarks.lazy import torch
 from rewards import Reward
-from rewards._check import check
+from rewards._check import at_least_single, check
 from rewards._weights import TOKENIZER, Hub, build, readable
 
 if TYPE_CHECKING:
@@ -59,7 +59,10 @@ ALIGNPROP = Preprocessing("bilinear", antialias=False)
 
 
 class ModelReward(Reward):
-    """A reward by a frozen network, read at the first call; ``dtype`` is that of its weights."""
+    """A reward by a frozen network, read at the first call.
+
+    ``dtype`` is that of its weights; pictures in float64 are scored in float64.
+    """
 
     differentiable = True
     image_size = SIDE
@@ -69,12 +72,13 @@ class ModelReward(Reward):
         cls.recorded = str(cls.preprocessing)
 
     def __init__(self, device: Any, *, dtype: Any = None) -> None:
-        self.device, self.dtype = torch.device(device), dtype or torch.float32
+        self.device, self.weights_dtype = torch.device(device), dtype or torch.float32
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         check(images, prompts)
-        images = images.to(self.device, torch.promote_types(self.dtype, torch.float32))
-        return self.score(self.preprocessing(images).to(self.dtype), list(prompts))
+        pixels = self.preprocessing(at_least_single(images.to(self.device)))
+        dtype = pixels.dtype if pixels.dtype == torch.float64 else self.weights_dtype
+        return self.score(pixels.to(dtype), list(prompts))
 
     def score(self, pixels: Tensor, prompts: list[str]) -> Tensor:
         """Rewards (B,) of normalised ``pixels`` (B, 3, 224, 224)."""
@@ -133,8 +137,3 @@ def text_features(model: Any, tokenizer: Any, prompts: list[str]) -> Tensor:
 
 def _unit(output: Any) -> Tensor:
     return torch.nn.functional.normalize(at_least_single(output.pooler_output), dim=1)
-
-
-def at_least_single(values: Tensor) -> Tensor:
-    """The end of a score needs float32: rewards of one prompt's pictures are close together."""
-    return values if values.dtype == torch.float64 else values.float()

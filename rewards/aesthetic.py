@@ -31,7 +31,7 @@ class Aesthetic(ModelReward):
     reference = "Schuhmann 2022, LAION aesthetic predictor V2"
 
     def score(self, pixels: Tensor, prompts: list[str]) -> Tensor:
-        model, _ = load_clip(CLIP, "aesthetic", self.device, self.dtype)
+        model, _ = load_clip(CLIP, "aesthetic", pixels.device, pixels.dtype)
         return apply(_head(), image_features(model, pixels))
 
 

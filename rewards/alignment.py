@@ -10,15 +10,16 @@ import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.api import UserError
+from benchmarks.lazy import torch
 from rewards import Reward, register_reward
-from rewards._check import check
+from rewards._check import at_least_single, check
+from rewards._clip import image_features, load_tokenizer, text_features
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 EMBEDDED = Path(__file__).parent.parent / "benchmarks/backbone/emoji/weights/clip"
 
@@ -41,40 +42,31 @@ class Alignment(Reward):
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         check(images, prompts)
-        model, tokenizer, mean, std = _load(self.folder.resolve(), self.device)
+        pixels = at_least_single(images.to(self.device))
+        model, tokenizer, mean, std = _load(self.folder.resolve(), pixels.device, pixels.dtype)
         side = model.config.vision_config.image_size
-        pixels = images.to(self.device, torch.float32)
         if pixels.shape[2:] != (side, side):
-            pixels = F.interpolate(pixels, (side, side), mode="bicubic", antialias=True)
-            pixels = pixels.clamp(0, 1)  # bicubic overshoots; an 8-bit picture could not
-        tokens = tokenizer(
-            list(prompts),
-            padding=True,
-            truncation=True,
-            max_length=model.config.text_config.max_position_embeddings,
-            return_tensors="pt",
-        ).to(self.device)
-        with torch.no_grad():
-            text = _features(
-                model.get_text_features(
-                    input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
-                )
+            pixels = torch.nn.functional.interpolate(
+                pixels, (side, side), mode="bicubic", antialias=True
             )
-        image = _features(model.get_image_features(pixel_values=(pixels - mean) / std))
-        return F.cosine_similarity(image, text)
+            pixels = pixels.clamp(0, 1)  # bicubic overshoots; an 8-bit picture could not
+        image = image_features(model, (pixels - mean) / std)
+        return (image * text_features(model, tokenizer, list(prompts))).sum(1)
 
 
 @lru_cache(maxsize=4)
-def _load(folder: Path, device: torch.device) -> tuple[Any, Any, Tensor, Tensor]:
-    """The frozen float32 model, its tokenizer, and the mean and std (3, 1, 1) of its pixels."""
-    from transformers import AutoTokenizer, CLIPModel
+def _load(folder: Path, device: Any, dtype: Any) -> tuple[Any, Any, Tensor, Tensor]:
+    """The frozen model, its tokenizer, and the mean and std (3, 1, 1) of its pixels."""
+    from transformers import CLIPModel
 
     if not (folder / "config.json").is_file():
         raise UserError(f"alignment: {folder} is not the folder of a CLIP model")
     model = CLIPModel.from_pretrained(folder, local_files_only=True)
-    model = model.float().eval().requires_grad_(False).to(device)
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in _normalisation(folder))
+    model = model.eval().requires_grad_(False).to(device, dtype)
+    tokenizer = load_tokenizer(folder)
+    mean, std = (
+        torch.tensor(v, device=device, dtype=dtype).view(3, 1, 1) for v in _normalisation(folder)
+    )
     return model, tokenizer, mean, std
 
 
@@ -86,8 +78,3 @@ def _normalisation(folder: Path) -> tuple[list[float], list[float]]:
         raise UserError(f"alignment: {path} is missing; it gives image_mean and image_std")
     config = json.loads(path.read_text())
     return config["image_mean"], config["image_std"]
-
-
-def _features(output: Any) -> Tensor:
-    """Transformers 4 returns the projected features, 5 an output object that holds them."""
-    return output if isinstance(output, Tensor) else output.pooler_output

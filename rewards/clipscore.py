@@ -25,7 +25,7 @@ class CLIPScore(ModelReward):
     reference = "CLIPScore, Hessel et al. 2021, arXiv 2104.08718"
 
     def score(self, pixels: Tensor, prompts: list[str]) -> Tensor:
-        model, tokenizer = load_clip(WEIGHTS, "clipscore", self.device, self.dtype)
+        model, tokenizer = load_clip(WEIGHTS, "clipscore", pixels.device, pixels.dtype)
         texts = [f"A photo depicts {prompt}" for prompt in prompts]
         image, text = image_features(model, pixels), text_features(model, tokenizer, texts)
         return 2.5 * (image * text).sum(1).clamp(min=0)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.lazy import torch
 from rewards import Reward, register_reward
-from rewards._check import check
+from rewards._check import at_least_single, check
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,8 +34,7 @@ class Colourfulness(Reward):
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         check(images, prompts)
-        images = images.to(self.device)
-        x = 255 * (images if images.dtype == torch.float64 else images.float())
+        x = 255 * at_least_single(images.to(self.device))
         red, green, blue = x.flatten(2).unbind(1)
         opponents = torch.stack([red - green, (red + green) / 2 - blue], 1)
         spread = opponents.var(2, correction=0).sum(1)

@@ -75,7 +75,7 @@ class HPSv2(ModelReward):
     weights: ClassVar[Hub] = Hub("xswu/HPSv2", ("HPS_v2_compressed.pt",), 1972)
 
     def score(self, pixels: Tensor, prompts: list[str]) -> Tensor:
-        model, tokenizer = _load(self.weights, self.device, self.dtype)
+        model, tokenizer = _load(self.weights, pixels.device, pixels.dtype)
         image, text = image_features(model, pixels), text_features(model, tokenizer, prompts)
         return (image * text).sum(1)
 

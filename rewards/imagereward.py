@@ -11,7 +11,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from rewards import register_reward
-from rewards._clip import ModelReward, at_least_single, load_tokenizer
+from rewards._check import at_least_single
+from rewards._clip import ModelReward, load_tokenizer
 from rewards._head import Layers, apply, head
 from rewards._weights import TOKENIZER, Hub, build, read_pickle, rename
 
@@ -67,14 +68,14 @@ class ImageReward(ModelReward):
     reference = "ImageReward, Xu et al. 2023, arXiv 2304.05977"
 
     def score(self, pixels: Tensor, prompts: list[str]) -> Tensor:
-        vision, text, layers, tokenizer = _load(self.device, self.dtype)
+        vision, text, layers, tokenizer = _load(pixels.device, pixels.dtype)
         tokens = tokenizer(
             prompts,
             padding="max_length",
             truncation=True,
             max_length=LENGTH,
             return_tensors="pt",
-        ).to(self.device)
+        ).to(pixels.device)
         seen = vision(pixel_values=pixels).last_hidden_state
         values = text(
             input_ids=tokens["input_ids"],

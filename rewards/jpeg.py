@@ -21,7 +21,7 @@ from PIL import Image
 
 from benchmarks.lazy import torch
 from rewards import Reward, register_reward
-from rewards._check import check
+from rewards._check import at_least_single, check
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,7 +59,7 @@ def true_size(images: Tensor) -> Tensor:
 
 def soft_size(images: Tensor) -> Tensor:
     """A differentiable estimate of ``true_size``: (B,) in kB; float64 stays float64."""
-    x = 255 * (images if images.dtype == torch.float64 else images.float())
+    x = 255 * at_least_single(images)
     red, green, blue = x.unbind(1)
     luma = 0.299 * red + 0.587 * green + 0.114 * blue
     chroma = torch.stack([(blue - luma) / 1.772, (red - luma) / 1.402], 1)

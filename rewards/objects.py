@@ -9,17 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.api import UserError
-from benchmarks.backbone.emoji import data, vision
-from benchmarks.backbone.emoji.build import WEIGHTS
+from benchmarks.backbone.emoji import data
+from benchmarks.lazy import torch
 from rewards import Reward, register_reward
-from rewards._check import check
+from rewards._check import at_least_single, check
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from benchmarks.backbone.emoji.vision import Counter
 
 
 class _Objects(Reward):
@@ -35,11 +36,11 @@ class _Objects(Reward):
         check(images, prompts)
         asked = [meaning(prompt) for prompt in prompts]
         animals, numbers = (torch.tensor(v, device=self.device) for v in zip(*asked, strict=True))
-        pixels = images.to(self.device, torch.float32)
+        pixels = at_least_single(images.to(self.device))
         if pixels.shape[2:] != (data.SIZE, data.SIZE):
             size = (data.SIZE, data.SIZE)
-            pixels = F.interpolate(pixels, size, mode="bilinear", antialias=True)
-        return _counter(self.device).count(pixels, animals), numbers.float()
+            pixels = torch.nn.functional.interpolate(pixels, size, mode="bilinear", antialias=True)
+        return _counter(pixels.device, pixels.dtype).count(pixels, animals), numbers.to(pixels)
 
 
 @register_reward("count")
@@ -90,5 +91,8 @@ def _meanings() -> dict[str, tuple[int, int]]:
 
 
 @lru_cache(maxsize=4)
-def _counter(device: torch.device) -> vision.Counter:
-    return vision.load(vision.Counter(), WEIGHTS / "counter.safetensors").to(device)
+def _counter(device: Any, dtype: Any) -> Counter:
+    from benchmarks.backbone.emoji import vision
+    from benchmarks.backbone.emoji.build import WEIGHTS
+
+    return vision.load(vision.Counter(), WEIGHTS / "counter.safetensors").to(device, dtype)

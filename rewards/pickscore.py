@@ -25,6 +25,6 @@ class PickScore(ModelReward):
     reference = "PickScore, Kirstain et al. 2023, arXiv 2305.01569"
 
     def score(self, pixels: Tensor, prompts: list[str]) -> Tensor:
-        model, tokenizer = load_clip(WEIGHTS, "pickscore", self.device, self.dtype)
+        model, tokenizer = load_clip(WEIGHTS, "pickscore", pixels.device, pixels.dtype)
         image, text = image_features(model, pixels), text_features(model, tokenizer, prompts)
         return model.logit_scale.exp() * (image * text).sum(1)

@@ -46,7 +46,7 @@ def drawing(count: int) -> torch.Tensor:
 
 
 def test_the_counter_sees_more_where_there_is_more():
-    counter = objects._counter(torch.device("cpu"))
+    counter = objects._counter(torch.device("cpu"), torch.float32)
     density, _ = counter(torch.stack([drawing(n) for n in (0, 1, 4)]))
     empty, one, four = density.sum((1, 2)).tolist()
     assert empty < 0.5 < one < 2 < four
