@@ -14,7 +14,7 @@ from rewards._clip import ModelReward, clip_files, image_features, load_clip, te
 if TYPE_CHECKING:
     from torch import Tensor
 
-WEIGHTS = clip_files("openai/clip-vit-base-patch32", 608)
+WEIGHTS = clip_files("openai/clip-vit-base-patch32", 607)
 
 
 @register_reward("clipscore")

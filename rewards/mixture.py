@@ -82,6 +82,7 @@ def mixture(expression: str) -> type[Mixture]:
         "Mixture",
         (Mixture,),
         {
+            "__doc__": Mixture.__doc__,
             "weights": weights,
             "parts": names,
             "differentiable": differentiable,

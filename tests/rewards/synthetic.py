@@ -9,9 +9,15 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
-from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    Owlv2Config,
+    Owlv2ForObjectDetection,
+    PreTrainedTokenizerFast,
+)
 
-from rewards import _clip, aesthetic, hps, imagereward
+from rewards import _clip, aesthetic, detector, hps, imagereward
 
 WORDS = ["<pad>", "<bos>", "a", "cat", "dog", "two", "<unk>", "<eos>"]
 LENGTH = 12  # tokens
@@ -52,6 +58,19 @@ def save_clip(folder: Path, width: int, seed: int) -> None:
     for parameter in model.parameters():  # biases too, which are otherwise 0
         parameter.data += 0.1 * torch.randn(parameter.shape)
     model.logit_scale.data.fill_(2.0)
+    model.save_pretrained(folder)
+    save_tokenizer(folder)
+
+
+def save_detector(folder: Path) -> None:
+    """A random OWLv2 for 64-pixel squares as its hub repository has it."""
+    torch.manual_seed(7)
+    vision = TOWER | {"image_size": 64, "patch_size": 16}
+    model = Owlv2ForObjectDetection(
+        Owlv2Config(text_config=TEXT, vision_config=vision, projection_dim=16)
+    )
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape)
     model.save_pretrained(folder)
     save_tokenizer(folder)
 
@@ -153,8 +172,8 @@ def blip_state() -> dict[str, torch.Tensor]:
 
 def forget() -> None:
     """Make every model reward read its weights again."""
-    for cached in (_clip.load_clip, aesthetic._head, hps._load, imagereward._load):
-        cached.cache_clear()
+    for read in (_clip.load_clip, aesthetic._head, detector._load, hps._load, imagereward._load):
+        read.cache_clear()
 
 
 @pytest.fixture(scope="session", name="weights")
@@ -165,6 +184,7 @@ def fixture_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         {"clip-vit-large-patch14": 768, "clip-vit-base-patch32": 12, "PickScore_v1": 12}.items()
     ):
         save_clip(folder / name, width, seed)
+    save_detector(folder / "owlv2-base-patch16-ensemble")
     torch.manual_seed(9)
     torch.save(linear_head().state_dict(), folder / aesthetic.HEAD.files[0])
     for hub in (hps.HPSv2.weights, hps.HPSv21.weights):
