@@ -88,7 +88,7 @@ def test_gradients_are_right(name: str, weights: Path) -> None:
     (gradient,) = torch.autograd.grad(values.sum(), x)
     assert gradient.isfinite().all() and (gradient.abs().amax((1, 2, 3)) > 0).all()
     direction = torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(2))
-    h = 1e-6
+    h = 1e-5 if name.startswith("owlv2") else 1e-6  # OWLv2 rounds its logits to single precision
     with torch.no_grad():
         rise = reward(x + h * direction, prompts) - reward(x - h * direction, prompts)
     expected = (gradient * direction).sum((1, 2, 3))

@@ -58,7 +58,7 @@ def test_a_wrong_name_is_explained(name: str, message: str) -> None:
 
 
 def test_a_part_that_never_varies_is_refused() -> None:
-    with pytest.raises(UserError, match="'colourfulness' is the same for all pictures"):
+    with pytest.raises(UserError, match="'jpeg' is the same for all pictures"):
         make("jpeg+colourfulness").calibrate(torch.full((3, 3, 8, 8), 0.5), ["a"] * 3)
 
 
