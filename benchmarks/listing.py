@@ -45,5 +45,8 @@ def _facts(kind: str, name: str) -> str:
     """The unit of a reward and whether it has a gradient; nothing for other kinds."""
     if kind != "rewards":
         return ""
-    reward = registry.rewards.get(name)
+    try:
+        reward = registry.rewards.get(name)
+    except UserError as error:
+        return f" (broken: {error})"
     return f" ({reward.unit}; {'differentiable' if reward.differentiable else 'black box'})"

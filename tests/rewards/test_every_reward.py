@@ -88,11 +88,13 @@ def test_gradients_are_right(name: str, weights: Path) -> None:
     (gradient,) = torch.autograd.grad(values.sum(), x)
     assert gradient.isfinite().all() and (gradient.abs().amax((1, 2, 3)) > 0).all()
     direction = torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(2))
-    h = 1e-5 if name.startswith("owlv2") else 1e-6  # OWLv2 rounds its logits to single precision
+    h = 1e-6
     with torch.no_grad():
         rise = reward(x + h * direction, prompts) - reward(x - h * direction, prompts)
     expected = (gradient * direction).sum((1, 2, 3))
-    torch.testing.assert_close(expected, rise / (2 * h), rtol=1e-4, atol=1e-6)
+    # transformers' OWLv2 rounds its logits to single precision, which blurs the difference.
+    rtol, atol = (1e-3, 1e-5) if name.startswith("owlv2") else (1e-4, 1e-6)
+    torch.testing.assert_close(expected, rise / (2 * h), rtol=rtol, atol=atol)
 
 
 def test_listing_rewards_is_light_and_says_unit_and_gradient() -> None:
