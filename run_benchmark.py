@@ -10,19 +10,23 @@ carry its name, e.g. --alignprop.truncation.mode full; they are listed by
     python run_benchmark.py --list [methods|rewards|backbones|tasks]
     python run_benchmark.py new method NAME [--dir DIR]     a method that already runs, to change
     python run_benchmark.py check FILE                      does the method keep the contract?
+    python run_benchmark.py status DIR [DIR ...]            done, running, failed, missing cells
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import importlib
+import io
 import os
+import re
 import signal
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -31,7 +35,7 @@ from benchmarks.api import UserError
 from benchmarks.help import explained
 
 #: Subcommands: the module whose ``main(arguments)`` runs each and returns the exit code.
-COMMANDS = {"new": "benchmarks.new", "check": "benchmarks.contract"}
+COMMANDS = {"new": "benchmarks.new", "check": "benchmarks.contract", "status": "benchmarks.status"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +64,14 @@ class Options:
     """A TOML file with a table per method."""
     plugin: tuple[Path, ...] = ()
     """Python files that register methods, rewards, backbones or tasks. They are run."""
+    shard: str = "1/1"
+    """I/N: only every N-th cell, from the I-th (counted from 1)."""
+    launch: Literal["local", "slurm"] | None = None
+    """Run each cell as a process, or as a Slurm job."""
+    jobs: int | None = None
+    """With --launch: how many at once. Default: 1 locally, all on Slurm."""
+    partition: str | None = None
+    """With --launch slurm: where. Other settings through sbatch's environment (SBATCH_GPUS=1)."""
 
 
 def main(arguments: list[str]) -> int:
@@ -83,7 +95,9 @@ def main(arguments: list[str]) -> int:
 def parse(arguments: list[str]) -> tuple[Options, dict[str, Any]]:
     """The options and one Config per method, from all layers."""
     plain = [a for a in arguments if a not in ("-h", "--help")]
-    first, _ = tyro.cli(Options, args=plain, return_unknown_args=True)
+    first, _ = cli(Options, args=plain, return_unknown_args=True)
+    if len(set(first.methods)) < len(first.methods):
+        raise UserError("--methods: name each method once; --seeds repeats them")
     for plugin in first.plugin:
         registry.load_plugin(plugin)
     wants_help = plain != arguments
@@ -92,7 +106,7 @@ def parse(arguments: list[str]) -> tuple[Options, dict[str, Any]]:
         shown = explained(defaults, sources) if wants_help else defaults
         fields.append((_identifier(name), type(shown), field(default=shown)))
     combined = dataclasses.make_dataclass("All", fields, frozen=True)
-    parsed: Any = tyro.cli(combined, args=arguments, description=__doc__, prog="run_benchmark.py")
+    parsed = cli(combined, args=arguments, description=__doc__, prog="run_benchmark.py")
     options = parsed.options
     return options, {name: getattr(parsed, _identifier(name)) for name in first.methods}
 
@@ -129,6 +143,18 @@ def provenance(arguments: list[str], options: Options) -> dict[str, dict[str, st
     return found
 
 
+def cli(form: Any, **options: Any) -> Any:
+    """``tyro.cli``, with its framed errors as one line. Raises UserError."""
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors):
+        try:
+            return tyro.cli(form, **options)
+        except SystemExit as stop:
+            if not stop.code:  # help
+                raise
+    raise UserError(" ".join(re.sub("[─-╿]", " ", errors.getvalue()).split()))
+
+
 def _identifier(name: str) -> str:
     return name.replace("-", "_")
 
@@ -137,8 +163,8 @@ def compare(arguments: list[str]) -> int:
     """Run every cell, then write and print the report."""
     options, configs = parse(arguments)
     from analysis.report import write_report
-    from benchmarks.compare import run_cells, specs
-    from benchmarks.distributed import rank, stop
+    from benchmarks import distributed, launch
+    from benchmarks.compare import plan, run_cells, specs
 
     cells = specs(
         configs,
@@ -151,17 +177,27 @@ def compare(arguments: list[str]) -> int:
         sources=provenance(arguments, options),
         held_out=options.held_out,
     )
-    done, failed = run_cells(cells, options.out)
-    first = rank() == 0
-    stop()
+    mine = range(len(cells))[launch.parse_shard(options.shard)]
+    if not mine:
+        raise UserError(f"--shard {options.shard}: there are only {len(cells)} cells")
+    distributed.start()
+    first = distributed.rank() == 0
+    if first:
+        plan(cells, options.out)
+    if options.launch:
+        where = {"jobs": options.jobs, "out": options.out, "partition": options.partition}
+        failed = launch.run_launched(options.launch, arguments, cells, mine, **where)
+    else:
+        _, failed = run_cells([cells[i] for i in mine], options.out)
     if not first:
         return 1 if failed else 0
     for name, reason in failed.items():
         print(f"{name} failed: {reason}", file=sys.stderr)
     if failed:
-        print(f"{len(failed)} of {len(cells)} cells failed, {len(done)} done", file=sys.stderr)
-    print(write_report(options.out))
-    print(f"\nCurves, table and pictures: {options.out}/")
+        print(f"{len(failed)} of {len(mine)} cells failed", file=sys.stderr)
+    if len(mine) == len(cells):
+        print(write_report(options.out))
+        print(f"\nCurves, table and pictures: {options.out}/")
     return 1 if failed else 0
 
 

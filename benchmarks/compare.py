@@ -6,7 +6,6 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import pandas as pd
@@ -21,11 +20,12 @@ from benchmarks.config import (
     method_defaults,
     method_sources,
 )
-from benchmarks.distributed import from_first, processes
+from benchmarks.distributed import leave, processes
 from benchmarks.finite import NotFinite
 from benchmarks.harness import Harness, Spec
 from benchmarks.progress import bar
-from benchmarks.store import Cell
+from benchmarks.status import planned
+from benchmarks.store import Cell, write_json
 
 
 def specs(
@@ -42,7 +42,8 @@ def specs(
 ) -> list[Spec]:
     """One cell per method (name and Config) and seed.
 
-    ``budget`` is the preset's if there is none, ``precision`` the device's.
+    ``budget`` is the preset's if there is none, ``precision`` the device's. ``sources`` says per
+    method where its values come from, for the record.
 
     ``sources`` says per method where each value comes from, for the record.
 
@@ -78,29 +79,41 @@ def run_cells(cells: Sequence[Spec], out: Path) -> tuple[list[Path], dict[str, s
     """Run what is not finished yet: the finished cells' directories, and why others failed.
 
     What failed before comes last. If one of several processes fails alone, the others wait for it
-    in vain, so the run ends; the same command goes on with the other cells.
+    in vain, so the run ends; the same command goes on with the other cells. Raises UserError if
+    all cells refuse for the same reason.
     """
     harness = Harness(out)
-    from_first(lambda: _writable(out))
-    done, failed = [], {}
+    done, failed = list[Path](), dict[str, Exception]()
     for spec in sorted(cells, key=lambda spec: Cell(out, spec.description()).failed):
         name = f"{spec.method}, seed {spec.seed}"
         with bar(name) as progress:
             try:
                 done.append(harness.run(spec, progress))
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - in whatever way one fails, others go on
                 if processes() > 1 and not isinstance(error, UserError | NotFinite):
-                    raise
-                reason = str(error).strip().splitlines()
-                failed[name] = reason[0] if reason else type(error).__name__
-    return done, failed
+                    leave(f"{name} failed: {error}")
+                failed[name] = error
+    if len(failed) == len(cells) and len({repr(error) for error in failed.values()}) == 1:
+        error = next(iter(failed.values()))
+        if isinstance(error, UserError):
+            raise error
+    return done, {name: _line(error) for name, error in failed.items()}
 
 
-def _writable(out: Path) -> None:
+def _line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def plan(cells: Sequence[Spec], out: Path) -> None:
+    """Add ``cells`` to ``plan.json``, so that ``status`` knows what is missing.
+
+    Raises UserError if ``out`` cannot be written.
+    """
+    names = [Cell(out, spec.description()).path.name for spec in cells]
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=out):
-            pass
+        write_json(out / "plan.json", sorted({*planned(out), *names}))
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written ({error.strerror})") from error
 
@@ -132,7 +145,9 @@ def run(
         sources[name] = {k: "benchmarks.run" for k in options} | {
             f"config.{k}": v for k, v in method_sources(name, preset, layer).items()
         }
-    done, failed = run_cells(specs(configs, **options, sources=sources), Path(out))
+    cells = specs(configs, **options, sources=sources)
+    plan(cells, Path(out))
+    done, failed = run_cells(cells, Path(out))
     if failed:
         raise RuntimeError("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
     rows = []

@@ -22,7 +22,14 @@ FOLDER = Path(__file__).parent
 Layer = tuple[Mapping[str, Any], str]
 RULES = 1  # the version of RULES.md
 Precision = Literal["fp32", "bf16", "fp16"]
-BUDGET_KINDS = ("flops", "queries", "nfe", "steps", "seconds")
+#: Kinds of budget, and the counter in the records that each one limits.
+BUDGETS = {
+    "flops": "flops",
+    "queries": "reward_queries",
+    "nfe": "nfe",
+    "steps": "optimizer_steps",
+    "seconds": "seconds",
+}
 
 
 @dataclass(frozen=True)
@@ -41,10 +48,10 @@ class Budget:
             value = float(amount)
         except ValueError:
             value = -1.0
-        if kind not in BUDGET_KINDS or not 0 < value < float("inf"):
+        if kind not in BUDGETS or not 0 < value < float("inf"):
             raise UserError(
                 f"--budget {text}: write KIND=AMOUNT with a positive amount and a KIND of "
-                f"{', '.join(BUDGET_KINDS)}"
+                f"{', '.join(BUDGETS)}"
             )
         return cls(kind, value)
 

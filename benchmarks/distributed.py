@@ -8,9 +8,13 @@ function below gives back what it got.
 
 from __future__ import annotations
 
+import atexit
+import os
+import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from benchmarks.api import UserError
 from benchmarks.lazy import torch
 
 if TYPE_CHECKING:
@@ -23,14 +27,16 @@ def start() -> torch.device:
     """Join the other processes, if a launcher started some; the device of this one."""
     from accelerate import PartialState
 
-    device: torch.device = PartialState(cpu=not torch.cuda.is_available()).device
+    state = PartialState(cpu=not torch.cuda.is_available())
+    atexit.register(state.destroy_process_group)
+    device: torch.device = state.device
     return device
 
 
-def stop() -> None:
-    """Leave the other processes."""
-    if processes() > 1:
-        torch.distributed.destroy_process_group()
+def leave(reason: str) -> NoReturn:
+    """End this process at once; the launcher then ends the others, which wait for it in vain."""
+    print(reason, file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def processes() -> int:
@@ -53,6 +59,8 @@ def share(items: Sequence[Item]) -> Sequence[Item]:
 
 def parts(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
     """This process's slice of ``items`` in micro-batches of at most ``size``."""
+    if size < 1:
+        raise UserError(f"micro_batch is {size}; it must be at least 1")
     mine = share(items)
     return [mine[i : i + size] for i in range(0, len(mine), size)]
 

@@ -21,6 +21,7 @@ from benchmarks.backbone.lora_sd import LoraSD
 from benchmarks.config import RULES, Budget, Precision, Task
 from benchmarks.distributed import rank, start
 from benchmarks.evaluate import Evaluation, evaluate
+from benchmarks.facts import facts
 from benchmarks.finite import Guard
 from benchmarks.ledger import Ledger
 from benchmarks.store import Cell, write_json
@@ -122,7 +123,8 @@ class Harness:
 
     def run(self, spec: Spec, progress: Progress = lambda share, text: None) -> Path:
         """Run one cell unless it is done; returns its directory."""
-        cell = Cell(self.out, spec.description(), spec.sources)
+        around = {"sources": dict(spec.sources), **facts(self.device)}
+        cell = Cell(self.out, spec.description(), around)
         with cell.claimed():
             if cell.done:
                 return cell.path
@@ -198,6 +200,8 @@ class Run:
         self.ledger.price("reward", lambda: reward(images, prompt))
 
     def _prompts(self, step: int, count: int) -> list[str]:
+        if count < 1:
+            raise UserError(f"a step of {count} samples: the batch size must be at least 1")
         prompts = self.spec.task.train
         chosen = (self.streams.integer("prompt", step, 0, len(prompts), i) for i in range(count))
         return [prompts[i] for i in chosen]
@@ -280,9 +284,8 @@ class Run:
 
     def _base_key(self) -> str:
         spec = self.spec
-        return repr(
-            (spec.backbone, spec.precision, spec.task, sorted(spec.reported), dict(spec.evaluation))
-        )
+        model = (spec.backbone, spec.precision)
+        return repr((model, spec.task, sorted(spec.reported), dict(spec.evaluation)))
 
 
 def _numbers(result: StepResult) -> dict[str, float | None]:

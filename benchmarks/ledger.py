@@ -22,6 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.api import Reward, RewardFunction
+from benchmarks.config import BUDGETS
 from benchmarks.distributed import exchange
 
 #: What can be counted, with its price in FLOPs per sample in ``Ledger.prices``.
@@ -94,8 +95,7 @@ class Ledger:
 
     def spent(self, kind: str) -> float:
         """How much of a budget of this kind is used."""
-        totals = self.totals()
-        return totals[{"queries": "reward_queries", "steps": "optimizer_steps"}.get(kind, kind)]
+        return self.totals()[BUDGETS[kind]]
 
     def state_dict(self) -> dict[str, Any]:
         """Counts, for resuming; prices are measured anew."""
@@ -153,6 +153,11 @@ class Ledger:
             yield
         finally:
             self._recomputing = False
+
+    @property
+    def in_recomputation(self) -> bool:
+        """Whether a forward pass now is a repetition."""
+        return self._recomputing
 
     @contextmanager
     def clock(self, device: torch.device) -> Iterator[None]:

@@ -39,15 +39,15 @@ def by_first(write: Write) -> Write:
 
 
 class Cell:
-    """The directory of one method x task x seed x config, named by a hash of its content.
+    """The directory of one method x task x seed x config, named by a hash of its description.
 
-    ``sources``, where the values come from, is written down but does not enter the hash.
+    ``facts`` are written beside it and are no part of the hash.
     """
 
     def __init__(
-        self, out: Path, description: Mapping[str, Any], sources: Mapping[str, str] | None = None
+        self, out: Path, description: Mapping[str, Any], facts: Mapping[str, Any] | None = None
     ) -> None:
-        self.description, self.sources = description, dict(sources or {})
+        self.description, self.facts = description, facts or {}
         text = json.dumps(description, sort_keys=True, default=str)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         # A reward may be named by an expression or a file.
@@ -113,7 +113,7 @@ class Cell:
                 shutil.rmtree(child)
             elif child.name != "lock":
                 child.unlink()
-        write_json(self.path / "cell.json", {**self.description, "sources": self.sources})
+        write_json(self.path / "cell.json", {**self.description, **self.facts})
         return None
 
     @by_first

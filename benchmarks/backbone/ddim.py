@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.api import UserError
+
 
 @dataclass(frozen=True)
 class Chain:
@@ -63,6 +65,9 @@ def chain(scheduler: Any, steps: int, eta: float) -> Chain:
     With eta > 0 the last step ends at timestep 0 instead of at clean latents, so that it still has
     a density (ddpo-pytorch ``ddim_with_logprob.py``).
     """
+    if not 0 < steps <= scheduler.config.num_train_timesteps:
+        most = scheduler.config.num_train_timesteps
+        raise UserError(f"sampling_steps is {steps}; choose 1 to {most}")
     scheduler.set_timesteps(steps)
     timesteps = [int(t) for t in scheduler.timesteps]
     table = scheduler.alphas_cumprod.double()

@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from benchmarks.api import UserError
 from benchmarks.backbone.ddim import Chain, Trajectory, chain, stack
+from benchmarks.backbone.half import GradientRange
 from benchmarks.backbone.memory import Plan, recompute_blocks, recomputed
 from benchmarks.config import Precision, load_backbone
 from benchmarks.ledger import Ledger
@@ -63,8 +64,11 @@ class LoraSD:
                     r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=TARGETS
                 )
             )
+        self._range = GradientRange() if self.vae.dtype == torch.float16 else None
         for parameter in self.parameters():
             parameter.data = parameter.data.float()
+            if self._range:
+                self._range.leaves(parameter)
         config = self.unet.config
         self.latent_shape = (config.in_channels, config.sample_size, config.sample_size)
         ledger.watch("unet", self.unet)
@@ -85,7 +89,7 @@ class LoraSD:
             library.set_verbosity_error()
         model = load_backbone(name).model
         if callable(model):
-            return cls(model(), ledger, **options)
+            return cls(model().to(DTYPES[precision]), ledger, **options)
         try:
             pipeline = StableDiffusionPipeline.from_pretrained(
                 model,
@@ -155,9 +159,15 @@ class LoraSD:
         return self._unet(latents, timesteps, text)
 
     def _unet(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+        scaled = self._range
+        if scaled:
+            if not self.ledger.in_recomputation:
+                scaled.fresh()
+            latents = scaled.leaves(latents)
         with self._autocast():
             output: Tensor = self.unet(latents, timesteps, encoder_hidden_states=text).sample
-            return output.to(latents.dtype)
+        output = output.to(latents.dtype)
+        return scaled.enters(output) if scaled else output
 
     @property
     def train_timesteps(self) -> int:
@@ -217,11 +227,14 @@ class LoraSD:
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1], float32 or wider; only here is the range converted."""
-        scaled = latents / self.vae.config.scaling_factor
-        shift = getattr(self.vae.config, "shift_factor", None) or 0.0
-        decoded = self.vae.decode((scaled + shift).to(self.vae.dtype)).sample
-        single = torch.promote_types(decoded.dtype, torch.float32)
-        return (decoded.to(single) / 2 + 0.5).clamp(0, 1)
+        scaled = GradientRange() if self._range else None
+        latents = scaled.leaves(latents) if scaled else latents
+        latents = latents / self.vae.config.scaling_factor
+        latents = latents + (getattr(self.vae.config, "shift_factor", None) or 0.0)
+        decoded = self.vae.decode(latents.to(self.vae.dtype)).sample
+        decoded = decoded.to(torch.promote_types(decoded.dtype, torch.float32))
+        decoded = scaled.enters(decoded) if scaled else decoded
+        return (decoded / 2 + 0.5).clamp(0, 1)
 
     def lora_state(self) -> dict[str, Tensor]:
         """A copy of the LoRA matrices under peft's names."""

@@ -58,4 +58,3 @@ if __name__ == "__main__":
     distributed.start()
     found = measure(Path(sys.argv[1]))
     checkpoint.save(Path(sys.argv[2]) / f"{distributed.rank()}.safetensors", found)
-    distributed.stop()

@@ -1,0 +1,41 @@
+"""Gradients within the range of float16, which ends at 6e-8 and 65504.
+
+On the way back into a half-precision module a gradient is multiplied by a power of two that brings
+its largest entry to about 1, and divided by it where it leaves: exact, and nobody else notices.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class GradientRange:
+    """One module's scale; ``fresh`` lets the next gradient set it."""
+
+    def __init__(self) -> None:
+        self.scale: Tensor | None = None
+
+    def fresh(self) -> None:
+        """A new graph begins; gradients that meet in one parameter must share one scale."""
+        self.scale = None
+
+    def enters(self, output: Tensor) -> Tensor:
+        """The module's ``output``, float32: its gradient is scaled."""
+        if output.requires_grad:
+            output.register_hook(self._up)
+        return output
+
+    def leaves(self, value: Tensor) -> Tensor:
+        """An input of the module, float32, or a parameter: its gradient is scaled back."""
+        if not value.requires_grad:
+            return value
+        value = value if value.is_leaf else value * 1
+        value.register_hook(lambda gradient: gradient / self.scale)
+        return value
+
+    def _up(self, gradient: Tensor) -> Tensor:
+        if self.scale is None:
+            largest = gradient.abs().amax().nan_to_num(1.0, 1.0).clamp(2.0**-100, 2.0**100)
+            self.scale = torch.exp2(-largest.log2().round())
+        return gradient * self.scale
