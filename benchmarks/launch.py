@@ -123,5 +123,9 @@ def slurm(commands: Sequence[list[str]], jobs: int, out: Path, partition: str | 
     with executor.batch():
         submitted = [executor.submit(Job(command)) for command in commands]
     print(f"{len(submitted)} jobs queued, the first is {submitted[0].job_id}", flush=True)
-    while not all(job.done() for job in submitted):
-        time.sleep(2)
+    try:
+        while not all(job.done() for job in submitted):
+            time.sleep(2)
+    except KeyboardInterrupt:
+        print(f"the jobs go on: run_benchmark.py status {out}, or scancel", file=sys.stderr)
+        raise

@@ -43,6 +43,8 @@ def test_command(page: Path, command: str, tmp_path: Path, monkeypatch: pytest.M
     arguments = words[2:]
     if arguments[:1] == ["new"]:
         assert run_benchmark.main([*arguments[:3], "--dir", str(tmp_path / "other")]) == 0
+    elif arguments[:1] == ["status"]:
+        assert len(arguments) > 1
     elif arguments[:1] == ["check"]:
         assert (tmp_path / arguments[1]).exists()
     elif "--list" in arguments:

@@ -31,7 +31,7 @@ class GradientRange:
         if not value.requires_grad:
             return value
         value = value if value.is_leaf else value * 1
-        value.register_hook(lambda gradient: gradient / self.scale)
+        value.register_hook(self._down)
         return value
 
     def _up(self, gradient: Tensor) -> Tensor:
@@ -39,3 +39,7 @@ class GradientRange:
             largest = gradient.abs().amax().nan_to_num(1.0, 1.0).clamp(2.0**-100, 2.0**100)
             self.scale = torch.exp2(-largest.log2().round())
         return gradient * self.scale
+
+    def _down(self, gradient: Tensor) -> Tensor:
+        assert self.scale is not None, "a gradient left a module that none had entered"
+        return gradient / self.scale

@@ -142,8 +142,9 @@ def test_whatever_a_cell_raises_the_others_go_on(error, arguments, tmp_path, mon
     assert not list((tmp_path / "runs").glob("*/failed.json"))
 
 
-def test_a_full_disk(arguments, tmp_path, capsys):
+def test_a_full_disk(arguments, tmp_path, monkeypatch, capsys):
     """Files may not grow beyond 8 kB: the checkpoint fails; with room again, the run goes on."""
+    monkeypatch.setattr(harness, "CHECKPOINT_EVERY", 0.0)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
     try:
