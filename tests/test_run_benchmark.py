@@ -71,12 +71,9 @@ def test_the_same_seed_gives_the_same_numbers(finished: Path, tiny_folder: Path,
             assert records(tmp_path, method, name) == records(finished, method, name)
 
 
-def test_cell_json_says_where_values_come_from(finished: Path):
+def test_cell_json_says_on_what_it_ran(finished: Path):
     (path,) = finished.glob("alignprop-*/cell.json")
     cell = json.loads(path.read_text())
-    assert cell["sources"]["optimizer.lr"] == cell["sources"]["batch_size"] == "command line"
-    assert cell["sources"]["guidance"] == "preset, table alignprop"
-    assert cell["sources"]["truncation.mode"] == "default"
     assert cell["precision"] == "fp32" and cell["processes"] == 1
     assert cell["git"] is None or len(cell["git"]["commit"]) == 40
 

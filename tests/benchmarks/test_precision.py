@@ -13,7 +13,7 @@ from benchmarks.streams import Streams
 
 def gradient(folder: Path, precision: str, scale: float) -> torch.Tensor:
     """Of ``scale`` times a sum of pixels, through the decoder and two sampling steps of three."""
-    model = LoraSD.load(str(folder), Ledger(), precision)
+    model = LoraSD.load(str(folder), Ledger(), precision, memory="step")
     generator = torch.Generator().manual_seed(1)
     for parameter in model.parameters():
         assert parameter.dtype == torch.float32
@@ -25,7 +25,6 @@ def gradient(folder: Path, precision: str, scale: float) -> torch.Tensor:
         noise,
         guidance=2.0,
         gradient=[False, True, True],
-        recompute=True,
     )
     images = model.decode(trajectory.final)
     assert images.dtype == trajectory.final.dtype == torch.float32
