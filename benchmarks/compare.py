@@ -94,9 +94,9 @@ def run_cells(cells: Sequence[Spec], out: Path) -> tuple[list[Path], dict[str, s
                     leave(f"{name} failed: {error}")
                 failed[name] = error
     if len(failed) == len(cells) and len({repr(error) for error in failed.values()}) == 1:
-        error = next(iter(failed.values()))
-        if isinstance(error, UserError):
-            raise error
+        reason = next(iter(failed.values()))
+        if isinstance(reason, UserError):
+            raise reason
     return done, {name: _line(error) for name, error in failed.items()}
 
 

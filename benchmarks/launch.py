@@ -71,8 +71,9 @@ def local(commands: Sequence[list[str]], jobs: int, out: Path) -> None:
             while waiting and len(running) < jobs:
                 number, command = waiting.pop(0)
                 with (logs / f"{number:04d}.log").open("wb") as log:
-                    both = {"stdout": log, "stderr": subprocess.STDOUT}
-                    running.append(subprocess.Popen([*start, *command], **both))
+                    running.append(
+                        subprocess.Popen([*start, *command], stdout=log, stderr=subprocess.STDOUT)
+                    )
             running = [process for process in running if process.poll() is None]
             time.sleep(0.1)
     finally:

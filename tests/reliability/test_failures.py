@@ -108,7 +108,6 @@ def failure(out: Path, method: str) -> dict:
 
 
 def test_a_reward_of_nan_ends_its_cell(arguments, tmp_path, monkeypatch, capsys):
-    registry.rewards.load()
     monkeypatch.setitem(registry.rewards.entries, "broken", Broken)
     assert run_benchmark.main([*arguments, "--methods", "refl", "--reward", "broken"]) == 1
     record = failure(tmp_path / "runs", "refl")
