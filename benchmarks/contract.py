@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -21,8 +23,10 @@ from torch import Tensor
 from benchmarks import checkpoint, registry
 from benchmarks.api import Context, Method, Reward, UserError
 from benchmarks.backbone.lora_sd import LoraSD
-from benchmarks.config import load_preset, load_task, method_defaults, override
+from benchmarks.config import Budget, Task, load_preset, load_task, method_defaults, override
 from benchmarks.evaluate import pictures
+from benchmarks.harness import Harness, Spec
+from benchmarks.help import meanings
 from benchmarks.ledger import Ledger
 from benchmarks.streams import Streams
 
@@ -48,6 +52,18 @@ MEDIUM: dict[str, Any] = {
     "latest": 4,
 }
 LEARN_FLOPS = 2e12
+
+BACKBONE = "emoji"
+#: One picture of one prompt each, for checks that go through the harness.
+TASK = Task(
+    name="contract",
+    train=("cat",),
+    unseen=("snail",),
+    held_out=(),
+    train_every=1,
+    train_images=1,
+    unseen_images=1,
+)
 
 
 class Broken(Exception):
@@ -98,8 +114,16 @@ class Bench:
 @functools.cache
 def model() -> tuple[LoraSD, dict[str, Tensor]]:
     """The embedded model and its first LoRA weights."""
-    backbone = LoraSD.load("emoji", Ledger())
+    backbone = LoraSD.load(BACKBONE, Ledger())
     return backbone, backbone.lora_state()
+
+
+def small_config(name: str, **changes: Any) -> Any:
+    """A configuration that makes steps small, with ``changes`` over it."""
+    config = method_defaults(name, load_preset("emoji"))
+    fields = {f.name for f in dataclasses.fields(config)}
+    small = {k: v for k, v in (SMALL | changes).items() if k in fields}
+    return override(config, small, f"the small configuration of {name}")
 
 
 def bench(name: str, reward: Reward | None = None, **changes: Any) -> Bench:
@@ -107,10 +131,7 @@ def bench(name: str, reward: Reward | None = None, **changes: Any) -> Bench:
 
     All benches share one model: use them one after the other.
     """
-    config = method_defaults(name, load_preset("emoji"))
-    fields = {f.name for f in dataclasses.fields(config)}
-    small = {k: v for k, v in (SMALL | changes).items() if k in fields}
-    config = override(config, small, f"the small configuration of {name}")
+    config = small_config(name, **changes)
     backbone, start = model()
     backbone.load_lora_state(start)
     backbone.ledger.load_state_dict(Ledger().state_dict())
@@ -125,7 +146,7 @@ def bench(name: str, reward: Reward | None = None, **changes: Any) -> Bench:
 
 
 def configuration(name: str) -> None:
-    """The configuration is a frozen dataclass of defaults; unknown keys are refused."""
+    """A frozen dataclass of defaults that say what they mean; unknown keys are refused."""
     cls: Any = registry.methods.get(name).Config
     parameters = getattr(cls, "__dataclass_params__", None)
     if parameters is None or not parameters.frozen:
@@ -134,6 +155,13 @@ def configuration(name: str) -> None:
         config = cls()
     except TypeError as error:
         raise Broken(f"every field of Config needs a default ({error})") from error
+    tables = {f.name for f in dataclasses.fields(cls) if is_dataclass(getattr(config, f.name))}
+    silent = [field for field, text in meanings(cls).items() if not text and field not in tables]
+    if silent:
+        raise Broken(
+            f"say what {', '.join(silent)} means and where its default comes from, in the field's "
+            'metadata={"help": ...} or in a docstring under it'
+        )
     if override(config, dataclasses.asdict(config), name) != config:
         raise Broken("Config does not survive being written out and read back")
     try:
@@ -150,7 +178,10 @@ def two_steps_are_finite(name: str) -> None:
         result = method.step(step)
         for what in ("reward", "loss", "grad_norm"):
             if not math.isfinite(getattr(result, what)):
-                raise Broken(f"step {step}: {what} is {getattr(result, what)}")
+                raise Broken(
+                    f"step {step}: {what} is {getattr(result, what)}: look for a division by zero, "
+                    "the logarithm of zero, or too long a step"
+                )
 
 
 def only_lora_moves(name: str) -> None:
@@ -242,6 +273,42 @@ def evaluation_changes_nothing(name: str) -> None:
         raise Broken("an evaluation between steps changes training: keep no hidden state")
 
 
+def a_budget_is_kept(name: str) -> None:
+    """Through the harness: records end at the last step that fits, and that comes soon.
+
+    The budget is nine tenths of what three steps cost.
+    """
+    three, steps = bench(name), 0
+    three.run(range(3))
+    budget = 0.9 * three.backbone.ledger.flops
+
+    def impatient(share: float, text: str) -> None:
+        nonlocal steps
+        steps += 1
+        if steps > 20:
+            raise Broken("20 steps have not spent the budget of three: leave the ledger alone")
+
+    spec = Spec(
+        method=name,
+        config=small_config(name),
+        task=TASK,
+        reward="toy",
+        backbone=BACKBONE,
+        seed=0,
+        budget=Budget("flops", budget),
+        evaluation={"sampling_steps": 2, "guidance": 1.0},
+    )
+    with TemporaryDirectory() as out, patch.dict(registry.rewards.entries, toy=Darkness):
+        cell = Harness(Path(out), device=three.backbone.device).run(spec, impatient)
+        lines = (cell / "steps.jsonl").read_text().splitlines() if steps else []
+    spent = [json.loads(line)["flops"] for line in lines]
+    if not spent or spent[-1] > budget or spent != sorted(spent):
+        raise Broken(
+            f"of a budget of {budget:.3g} FLOPs the steps have spent {spent}: a step must cost the "
+            "same in every run, and may not touch the ledger"
+        )
+
+
 def learns(name: str) -> None:
     """With the budget LEARN_FLOPS the toy reward rises on unseen prompts, beyond the control's.
 
@@ -284,6 +351,7 @@ CHECKS: dict[str, Callable[[str], None]] = {
         ledger_equals_spy,
         needs_are_honest,
         evaluation_changes_nothing,
+        a_budget_is_kept,
     )
 }
 

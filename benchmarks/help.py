@@ -14,9 +14,11 @@ from typing import Any
 def meanings(cls: Any) -> dict[str, str]:
     """What each field of a dataclass means: its ``help`` metadata, or the docstring under it."""
     found = {f.name: f.metadata.get("help", "") for f in dataclasses.fields(cls)}
-    if all(found.values()):
+    try:
+        source = inspect.getsource(cls)
+    except OSError:  # typed in at a prompt
         return found
-    (node,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    (node,) = ast.parse(textwrap.dedent(source)).body
     assert isinstance(node, ast.ClassDef)
     for line, below in zip(node.body, node.body[1:], strict=False):
         match line, below:

@@ -130,9 +130,10 @@ def tiny_lora() -> tuple[LoraSD, dict[str, torch.Tensor]]:
 
 
 @pytest.fixture
-def tiny_contract(tiny_lora, monkeypatch: pytest.MonkeyPatch) -> None:
+def tiny_contract(tiny_lora, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The contract of methods on the tiny pipeline instead of the embedded one."""
     monkeypatch.setattr(contract, "model", lambda: tiny_lora)
+    monkeypatch.setattr(contract, "BACKBONE", str(tiny_folder))
 
 
 class Greyness(Reward):

@@ -1,10 +1,12 @@
 """Every registered method keeps the contract; the contract catches methods that do not."""
 
+from dataclasses import dataclass, field
+
 import pytest
 import torch
 
 from benchmarks import contract, registry
-from benchmarks.api import StepResult
+from benchmarks.api import StepResult, UserError
 from methods.refl import ReFL
 
 pytestmark = pytest.mark.usefixtures("tiny_contract")
@@ -74,6 +76,80 @@ class NotFinite(ReFL):
         return StepResult(reward=float("nan"), loss=0.0, grad_norm=0.0)
 
 
+class Darkens(ReFL):
+    """Learns the same whatever the reward says."""
+
+    def step(self, step: int) -> StepResult:
+        dark = lambda images, prompts: -100 * images.mean((1, 2, 3))  # noqa: E731
+        object.__setattr__(self.context, "reward", dark)
+        return super().step(step)
+
+
+class KeepsHiddenState(ReFL):
+    def __init__(self, config, context) -> None:
+        super().__init__(config, context)
+        self.passes = 0
+        context.backbone.unet.register_forward_hook(lambda *_: self.saw_a_pass())
+
+    def saw_a_pass(self) -> None:
+        self.passes += 1
+
+    def step(self, step: int) -> StepResult:
+        with torch.no_grad():
+            for parameter in self.optimizer.parameters:
+                parameter += 1e-3 * self.passes
+        return super().step(step)
+
+
+class ErasesItsTraces(ReFL):
+    def step(self, step: int) -> StepResult:
+        result = super().step(step)
+        self.context.backbone.ledger.counts.clear()
+        return result
+
+
+class CannotBeSaved(ReFL):
+    def state_dict(self):
+        return {"generator": torch.Generator()}
+
+
+class WantsTheMoon(ReFL):
+    needs = frozenset({"moon"})
+
+
+class IsNotFrozen(ReFL):
+    @dataclass
+    class Config:
+        rate: float = 1.0
+
+
+class HasNoDefault(ReFL):
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        rate: float
+
+
+class DoesNotExplain(ReFL):
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        rate: float = 1.0
+        size: int = 1
+        """samples [ours]"""
+
+
+class HasAFieldThatTomlCannotSay(ReFL):
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        rate: complex = field(default=1, metadata={"help": "how fast [ours]"})
+
+
+def test_it_catches_learning_that_does_not_depend_on_the_reward(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(registry.methods.entries, "broken", Darkens)
+    monkeypatch.setattr(contract, "LEARN_FLOPS", 2e8)
+    with pytest.raises(contract.Broken, match="over the control"):
+        contract.learns("broken")
+
+
 def test_it_catches_a_wrong_sign(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(registry.methods.entries, "broken", ClimbsDown)
     monkeypatch.setattr(contract, "LEARN_FLOPS", 2e8)
@@ -84,16 +160,30 @@ def test_it_catches_a_wrong_sign(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize(
     ("cls", "check", "message"),
     [
+        (IsNotFrozen, "configuration", "frozen=True"),
+        (HasNoDefault, "configuration", "every field of Config needs a default"),
+        (DoesNotExplain, "configuration", "say what rate means"),
+        (HasAFieldThatTomlCannotSay, "configuration", "rate must be complex"),
         (ChangesTheBase, "only_lora_moves", "a base weight changed"),
         (NotFinite, "only_lora_moves", "no LoRA matrix changed"),
         (NotFinite, "two_steps_are_finite", "reward is nan"),
         (UsesGlobalRandomness, "same_seed_same_result", r"context\.streams"),
         (Forgets, "resuming_changes_nothing", r"state_dict\(\) misses something"),
+        (CannotBeSaved, "resuming_changes_nothing", "may not hold a Generator"),
+        (KeepsHiddenState, "evaluation_changes_nothing", "keep no hidden state"),
+        (ErasesItsTraces, "a_budget_is_kept", "leave the ledger alone"),
+        (WantsTheMoon, "needs_are_honest", "needs must be"),
         (GoesBehindTheBack, "ledger_equals_spy", "call the module"),
         (HidesItsNeeds, "needs_are_honest", "add 'reward_grad'"),
     ],
 )
 def test_it_catches(cls: type, check: str, message: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(registry.methods.entries, "broken", cls)
-    with pytest.raises(contract.Broken, match=message):
+    with pytest.raises((contract.Broken, UserError), match=message):
         contract.CHECKS[check]("broken")
+
+
+def test_every_check_can_fail():
+    marks = test_it_catches.pytestmark
+    (cases,) = (mark.args[1] for mark in marks if mark.name == "parametrize")
+    assert {check for _, check, _ in cases} == set(contract.CHECKS)
