@@ -13,7 +13,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from benchmarks import contract
+from benchmarks import contract, listing
 from benchmarks.api import Context, Reward
 from benchmarks.backbone.lora_sd import LoraSD
 from benchmarks.ledger import Ledger
@@ -134,6 +134,16 @@ def tiny_contract(tiny_lora, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch)
     """The contract of methods on the tiny pipeline instead of the embedded one."""
     monkeypatch.setattr(contract, "model", lambda: tiny_lora)
     monkeypatch.setattr(contract, "BACKBONE", str(tiny_folder))
+
+
+@pytest.fixture
+def fresh_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is forgotten afterwards."""
+    for known in listing.KINDS.values():
+        for name in known.names():
+            known.get(name)
+        for table in ("entries", "origins", "abouts", "variants"):
+            monkeypatch.setattr(known, table, dict(getattr(known, table)))
 
 
 class Greyness(Reward):

@@ -1,57 +1,169 @@
-"""Commands in the documentation are real: they parse, their files exist, the template runs."""
+"""Every page of the documentation is followed from top to bottom, on a tiny model.
 
+A block whose first line names a file is written to it, a ``diff`` block is applied, Python is run, and
+so is every command. By default comparisons are run on the tutorial and parsed elsewhere; the slow
+mark runs them all. Commands for pytest are what the continuous integration runs.
+"""
+
+import importlib.util
 import re
+import runpy
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
 
+import benchmarks
 import run_benchmark
+from benchmarks import contract, listing, reference
 
 ROOT = Path(run_benchmark.__file__).parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("*/README.md")]
-PAGES += [*ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")]
-COMMANDS = [
-    (page.relative_to(ROOT), line.split("  #")[0].strip())
-    for page in PAGES
-    for block in re.findall(r"```\n(.*?)```", page.read_text(), re.DOTALL)
-    for line in block.splitlines()
-    if "python" in line
-]
+PAGES += [*ROOT.glob("docs/*.md"), *ROOT.glob("docs/how-to/*.md"), *ROOT.glob("benchmarks/*.md")]
+PAGES = sorted({page.relative_to(ROOT).as_posix() for page in PAGES})
+TUTORIAL = "docs/tutorial.md"
 
 
-def test_there_are_commands():
-    assert len(COMMANDS) >= 12
+def blocks(page: str) -> list[tuple[str, str]]:
+    """(language, text) of each fenced block."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
 
 
-@pytest.mark.parametrize(("page", "command"), COMMANDS)
-def test_command(page: Path, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    words = shlex.split(command.split("&&")[-1])
-    assert words[0].endswith("python"), command
-    if words[1] == "-m":
-        module = words[2].replace(".", "/")
-        known = [ROOT / f"{module}.py", ROOT / module / "__main__.py"]
-        assert words[2] in ("pytest", "venv") or any(path.exists() for path in known)
+def commands(text: str) -> list[list[str]]:
+    lines = [line.split("  #")[0] for line in text.splitlines() if "python" in line]
+    return [shlex.split(line.split("&&")[-1]) for line in lines]
+
+
+def tiny(arguments: list[str], folder: Path) -> list[str]:
+    """A comparison made small: the tiny model, few prompts, one seed, one optimizer step."""
+    groups: dict[str, list[str]] = {}
+    for word in arguments:
+        if word.startswith("--"):
+            name, _, value = word.partition("=")
+            groups[name] = [value] if value else []
+        else:
+            groups[list(groups)[-1]].append(word)
+    if groups.get("--backbone", ["sd15"]) == ["sd15"]:
+        groups["--backbone"] = [str(folder)]
+    groups.setdefault("--task", [str(folder / "few.toml")])
+    groups |= {"--budget": ["steps=1"], "--seeds": ["0"]}
+    return [word for name, values in groups.items() for word in (name, *values)]
+
+
+def command(words: list[str], folder: Path, compare: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, arguments = words[1], words[2:]
+    assert words[0].endswith("python"), words
+    if program == "-m":
+        assert arguments[0] in ("pytest", "venv", "pip") or importlib.util.find_spec(arguments[0])
+        if arguments[0] == "pytest":
+            assert all(Path(ROOT, a).exists() for a in arguments[1:] if a.startswith("tests"))
+        if arguments[0] == "analysis" and compare:
+            monkeypatch.setattr(sys, "argv", arguments)
+            with pytest.raises(SystemExit) as stop:
+                runpy.run_module("analysis", run_name="__main__")
+            assert not stop.value.code
         return
-    assert words[1] == "run_benchmark.py"
-    monkeypatch.chdir(tmp_path)
-    assert run_benchmark.main(["new", "method", "my_idea", "--dir", "plugins"]) == 0
-    name = f"my_idea_{abs(hash((page, command)))}"  # names are registered once per process
-    plugin = tmp_path / "plugins" / "my_idea.py"
-    plugin.write_text(plugin.read_text().replace('"my_idea"', f'"{name}"'))
-    words = [name if word == "my_idea" and "new" not in words else word for word in words]
-    arguments = words[2:]
-    if arguments[:1] == ["new"]:
-        assert run_benchmark.main([*arguments[:3], "--dir", str(tmp_path / "other")]) == 0
-    elif arguments[:1] == ["status"]:
-        assert len(arguments) > 1
-    elif arguments[:1] == ["check"]:
-        assert (tmp_path / arguments[1]).exists()
-    elif "--list" in arguments:
-        assert run_benchmark.main(arguments) == 0
-    elif "--help" in arguments:
+    assert program == "run_benchmark.py"
+    if "--help" in arguments:
         with pytest.raises(SystemExit) as stop:
             run_benchmark.main(arguments)
         assert not stop.value.code
+    elif "--list" in arguments or arguments[0] in run_benchmark.COMMANDS:
+        assert run_benchmark.main(arguments) == 0
+    elif compare:
+        assert run_benchmark.main(tiny(arguments, folder)) == 0
     else:
         run_benchmark.parse(arguments)
+        run_benchmark.parse(tiny(arguments, folder))
+
+
+def follow(page: str, folder: Path, compare: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do what the page says, in the current directory."""
+    for language, text in blocks(page):
+        first = text.split("\n")[0]
+        if re.fullmatch(r"# [\w/-]+\.\w+", first):
+            Path(first[2:]).parent.mkdir(exist_ok=True)
+            Path(first[2:]).write_text(text)
+        elif language == "diff":
+            _, *lines = text.splitlines()
+            old, new = (
+                "".join(f"{line[1:]}\n" for line in lines if line[0] in kept)
+                for kept in ("- ", "+ ")
+            )
+            path = Path(first.removeprefix("--- "))
+            assert path.read_text().count(old) == 1
+            path.write_text(path.read_text().replace(old, new))
+        elif language == "python" and compare:
+            exec(compile(text, page, "exec"), {})
+        elif language == "python":
+            compile(text, page, "exec")
+        elif language == "":
+            for words in commands(text):
+                forget_plugins()
+                command(words, folder, compare, monkeypatch)
+
+
+def forget_plugins() -> None:
+    """Each command is a process of its own: what plugins registered is gone in the next."""
+    for known in listing.KINDS.values():
+        for name, origin in known.origins.items():
+            if origin.startswith("plugins/"):
+                known.entries.pop(name, None)
+
+
+@pytest.fixture
+def place(
+    fresh_registry: None,
+    tiny_contract: None,
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """A current directory with the model that the pages speak of; the tiny model's folder."""
+    (tmp_path / "path" / "to").mkdir(parents=True)
+    (tmp_path / "path" / "to" / "my-model").symlink_to(tiny_folder)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(contract, "LEARN_FLOPS", 2e8)
+    real = benchmarks.run
+
+    def small(methods, **options):
+        few = str(tiny_folder / "few.toml")
+        small = {"backbone": str(tiny_folder), "task": few, "budget": "steps=1"}
+        return real(methods, **(options | small))
+
+    monkeypatch.setattr(benchmarks, "run", small)
+    return tiny_folder
+
+
+def test_there_are_commands():
+    assert sum(len(commands(text)) for page in PAGES for _, text in blocks(page)) >= 25
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_page(page: str, place: Path, monkeypatch: pytest.MonkeyPatch):
+    follow(page, place, page == TUTORIAL, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if page != TUTORIAL])
+def test_page_with_its_comparisons(page: str, place: Path, monkeypatch: pytest.MonkeyPatch):
+    follow(page, place, True, monkeypatch)
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", (ROOT / page).read_text()):
+            assert (ROOT / page).parent.joinpath(target).exists(), f"{page}: {target}"
+
+
+def test_every_page_is_in_the_index():
+    index = (ROOT / "docs" / "README.md").read_text()
+    for page in (ROOT / "docs").rglob("*.md"):
+        name = page.relative_to(ROOT / "docs").as_posix()
+        assert name == "README.md" or f"]({name})" in index, name
+    assert "](docs/README.md)" in (ROOT / "README.md").read_text()
+
+
+def test_the_reference_is_current():
+    assert reference.FILE.read_text("utf-8") == reference.text(), "python -m benchmarks.reference"

@@ -5,14 +5,12 @@ from pathlib import Path
 import pytest
 
 import run_benchmark
-from benchmarks import contract, registry
+from benchmarks import contract
 
 
 @pytest.fixture(autouse=True)
-def tiny_model(tiny_contract: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Methods registered here are forgotten afterwards."""
-    registry.methods.names()
-    monkeypatch.setattr(registry.methods, "entries", dict(registry.methods.entries))
+def tiny_model(tiny_contract, fresh_registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Little to learn from, and what is registered here is forgotten."""
     monkeypatch.setattr(contract, "LEARN_FLOPS", 2e8)
 
 

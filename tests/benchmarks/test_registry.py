@@ -67,16 +67,6 @@ def test_an_installed_package_adds_a_method(tiny_folder: Path, tmp_path: Path):
     assert done.returncode == 0 and "theirs" in done.stdout, done.stderr
 
 
-@pytest.fixture
-def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test registers is forgotten afterwards."""
-    for known in listing.KINDS.values():
-        for name in known.names():
-            known.get(name)
-        for table in ("entries", "origins", "abouts", "variants"):
-            monkeypatch.setattr(known, table, dict(getattr(known, table)))
-
-
 PLUGIN = """
 from pathlib import Path
 from benchmarks.config import Backbone, Task
@@ -105,7 +95,9 @@ def few():
 """
 
 
-def test_one_file_adds_a_thing_of_every_kind(tiny_folder: Path, tmp_path: Path, fresh, capsys):
+def test_one_file_adds_a_thing_of_every_kind(
+    tiny_folder: Path, tmp_path: Path, fresh_registry, capsys
+):
     path = tmp_path / "mine.py"
     path.write_text(PLUGIN)
     (tmp_path / "small.toml").write_text(f'model = "{tiny_folder}"\nlike = "emoji"\n')
@@ -125,7 +117,7 @@ def test_one_file_adds_a_thing_of_every_kind(tiny_folder: Path, tmp_path: Path, 
     assert json.loads((cell / "steps.jsonl").read_text())["reward_queries"] == 2
 
 
-def test_a_function_may_load_the_model(fresh):
+def test_a_function_may_load_the_model(fresh_registry):
     class NotAPipeline(Exception):
         pass
 
@@ -141,7 +133,7 @@ def test_a_function_may_load_the_model(fresh):
 
 
 @pytest.mark.parametrize(("kind", "name"), [("methods", "ddpo-sf"), ("rewards", "jpeg")])
-def test_a_name_is_never_overwritten(kind: str, name: str, fresh):
+def test_a_name_is_never_overwritten(kind: str, name: str, fresh_registry):
     known = listing.KINDS[kind]
     before = known.get(name)
     with pytest.raises(UserError, match=r"already registered by (methods\.ddpo|rewards\.jpeg)"):
