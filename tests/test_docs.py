@@ -1,11 +1,12 @@
 """Every page of the documentation is followed from top to bottom, on a tiny model.
 
-A block whose first line names a file is written to it, a ``diff`` block is applied, Python is run, and
-so is every command. By default comparisons are run on the tutorial and parsed elsewhere; the slow
-mark runs them all. Commands for pytest are what the continuous integration runs.
+A block whose first line names a file is written to it, a ``diff`` block is applied, Python is run,
+and so is every command. By default comparisons are run on the tutorial and parsed elsewhere; the
+slow mark runs them all. Commands for pytest are what the continuous integration runs.
 """
 
 import importlib.util
+import os
 import re
 import runpy
 import shlex
@@ -32,7 +33,7 @@ def blocks(page: str) -> list[tuple[str, str]]:
 
 def commands(text: str) -> list[list[str]]:
     lines = [line.split("  #")[0] for line in text.splitlines() if "python" in line]
-    return [shlex.split(line.split("&&")[-1]) for line in lines]
+    return [shlex.split(os.path.expandvars(line.split("&&")[-1])) for line in lines]
 
 
 def tiny(arguments: list[str], folder: Path) -> list[str]:
@@ -75,6 +76,7 @@ def command(words: list[str], folder: Path, compare: bool, monkeypatch: pytest.M
         assert run_benchmark.main(tiny(arguments, folder)) == 0
     else:
         run_benchmark.parse(arguments)
+        forget_plugins()
         run_benchmark.parse(tiny(arguments, folder))
 
 
@@ -124,6 +126,7 @@ def place(
     (tmp_path / "path" / "to").mkdir(parents=True)
     (tmp_path / "path" / "to" / "my-model").symlink_to(tiny_folder)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "0")
     monkeypatch.setattr(contract, "LEARN_FLOPS", 2e8)
     real = benchmarks.run
 
