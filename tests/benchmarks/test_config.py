@@ -99,10 +99,10 @@ def test_sources_do_not_change_the_cell(tiny_folder: Path):
 
 
 def test_switches_count_as_given():
-    arguments = ["--methods", "alignprop", "--alignprop.no-recompute"]
+    arguments = ["--methods", "rwr", "--rwr.no-per-prompt"]
     options, _ = run_benchmark.parse(arguments)
-    sources = run_benchmark.provenance(arguments, options)["alignprop"]
-    assert sources["config.recompute"] == "command line"
+    sources = run_benchmark.provenance(arguments, options)["rwr"]
+    assert sources["config.per_prompt"] == "command line"
     assert sources["budget"] == "preset emoji" and sources["reward"] == "default"
 
 
