@@ -18,16 +18,17 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from accelerate import debug_launcher
 from torch import Tensor
 
-from benchmarks import checkpoint, registry
+from benchmarks import checkpoint, distributed, registry
 from benchmarks.api import Context, Method, Reward, UserError
 from benchmarks.backbone.lora_sd import LoraSD
 from benchmarks.config import Budget, Task, load_preset, load_task, method_defaults, override
 from benchmarks.evaluate import pictures
 from benchmarks.harness import Harness, Spec
 from benchmarks.help import meanings
-from benchmarks.ledger import Ledger
+from benchmarks.ledger import KINDS, Ledger
 from benchmarks.streams import Streams
 
 #: Configuration fields that make a step small, where a method has them.
@@ -309,6 +310,49 @@ def a_budget_is_kept(name: str) -> None:
         )
 
 
+def two_processes_equal_one(name: str) -> None:
+    """Two processes that share the samples report and count what one does, to float32's rounding.
+
+    They are forked from this one, on the CPU.
+    """
+    with TemporaryDirectory() as folder:
+        _measure(name, folder)
+        debug_launcher(_measure, (name, folder), num_processes=2)
+        alone, *others = (checkpoint.load(p) for p in sorted(Path(folder).iterdir()))
+    for found in others:
+        for what in ("reward", "grad_norm", "counts"):
+            if not _close(found[what], alone[what]):
+                raise Broken(
+                    f"one process gives {what} {alone[what]}, two give {found[what]}: loop over "
+                    "benchmarks.distributed.parts(samples, micro_batch), divide by the whole "
+                    "batch, add up what is reported with total(), and update with Optimizer"
+                )
+
+
+def _measure(name: str, folder: str) -> None:
+    """Two steps in this process, alone or one of several; writes what they report and count."""
+    if distributed.processes() > 1:
+        torch.set_num_threads(1)  # a forked process has none of its parent's
+    this = bench(name)
+    ledger = this.backbone.ledger
+    found: dict[str, list[float]] = {"reward": [], "grad_norm": []}
+    for step in range(2):
+        with ledger.together():
+            result = this.method.step(step)
+        found["reward"].append(result.reward)
+        found["grad_norm"].append(result.grad_norm)
+    found["counts"] = [float(ledger.counts[kind]) for kind in KINDS]
+    place = f"{distributed.processes()}-{distributed.rank()}.safetensors"
+    checkpoint.save(Path(folder) / place, found)
+
+
+def _close(found: list[float], expected: list[float]) -> bool:
+    return all(
+        math.isclose(one, other, rel_tol=1e-2, abs_tol=1e-6)
+        for one, other in zip(found, expected, strict=True)
+    )
+
+
 def learns(name: str) -> None:
     """With the budget LEARN_FLOPS the toy reward rises on unseen prompts, beyond the control's.
 
@@ -352,6 +396,7 @@ CHECKS: dict[str, Callable[[str], None]] = {
         needs_are_honest,
         evaluation_changes_nothing,
         a_budget_is_kept,
+        two_processes_equal_one,
     )
 }
 

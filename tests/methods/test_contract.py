@@ -1,12 +1,14 @@
 """Every registered method keeps the contract; the contract catches methods that do not."""
 
 from dataclasses import dataclass, field
+from unittest.mock import patch
 
 import pytest
 import torch
 
 from benchmarks import contract, registry
 from benchmarks.api import StepResult, UserError
+from methods import refl
 from methods.refl import ReFL
 
 pytestmark = pytest.mark.usefixtures("tiny_contract")
@@ -108,6 +110,12 @@ class ErasesItsTraces(ReFL):
         return result
 
 
+class DoesEverythingInEveryProcess(ReFL):
+    def step(self, step: int) -> StepResult:
+        with patch.object(refl, "parts", lambda items, size: [items]):
+            return super().step(step)
+
+
 class CannotBeSaved(ReFL):
     def state_dict(self):
         return {"generator": torch.Generator()}
@@ -172,6 +180,7 @@ def test_it_catches_a_wrong_sign(monkeypatch: pytest.MonkeyPatch):
         (CannotBeSaved, "resuming_changes_nothing", "may not hold a Generator"),
         (KeepsHiddenState, "evaluation_changes_nothing", "keep no hidden state"),
         (ErasesItsTraces, "a_budget_is_kept", "leave the ledger alone"),
+        (DoesEverythingInEveryProcess, "two_processes_equal_one", "loop over"),
         (WantsTheMoon, "needs_are_honest", "needs must be"),
         (GoesBehindTheBack, "ledger_equals_spy", "call the module"),
         (HidesItsNeeds, "needs_are_honest", "add 'reward_grad'"),
