@@ -8,6 +8,7 @@ carry its name, e.g. --alignprop.truncation.mode full; they are listed by
 --methods NAME --help.
 
     python run_benchmark.py --list [methods|rewards|backbones|tasks]
+    python run_benchmark.py plan --methods alignprop ddpo --backbone sd15      what it will cost
     python run_benchmark.py new method NAME [--dir DIR]     a method that already runs, to change
     python run_benchmark.py check FILE                      does the method keep the contract?
     python run_benchmark.py status DIR [DIR ...]            done, running, failed, missing cells
@@ -35,7 +36,12 @@ from benchmarks.api import UserError
 from benchmarks.help import explained
 
 #: Subcommands: the module whose ``main(arguments)`` runs each and returns the exit code.
-COMMANDS = {"new": "benchmarks.new", "check": "benchmarks.contract", "status": "benchmarks.status"}
+COMMANDS = {
+    "plan": "benchmarks.planner",
+    "new": "benchmarks.new",
+    "check": "benchmarks.contract",
+    "status": "benchmarks.status",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +64,9 @@ class Options:
     """One cell per method and seed."""
     precision: config.Precision | None = None
     """Of the frozen base model; LoRA stays float32. Default: bf16 on CUDA, else fp32."""
+    memory: config.Memory = "auto"
+    """What is kept for the backward pass: all (store), the latents between sampling steps (step),
+    inside the U-Net only its blocks' inputs too (unet). auto: the fastest of these that fits."""
     out: Path = Path("runs")
     """Where results go; finished cells there are not run again."""
     config: Path | None = None
@@ -131,6 +140,7 @@ def provenance(arguments: list[str], options: Options) -> dict[str, dict[str, st
     """Per method, where every value of its cells comes from, for ``cell.json``."""
     given = {a.split("=")[0][2:].replace("-", "_") for a in arguments if a.startswith("--")}
     own = {"backbone": "default", "reward": "default", "task": "default", "seeds": "default"}
+    own["memory"] = "default"
     own["budget"] = f"preset {config.load_preset(options.backbone)['name']}"
     own |= {name: "command line" for name in own if name in given}
     found = {}
@@ -174,6 +184,7 @@ def compare(arguments: list[str]) -> int:
         budget=options.budget,
         seeds=options.seeds,
         precision=options.precision,
+        memory=options.memory,
         sources=provenance(arguments, options),
         held_out=options.held_out,
     )

@@ -14,6 +14,7 @@ from benchmarks.api import UserError
 from benchmarks.backbone.lora_sd import default_precision
 from benchmarks.config import (
     Budget,
+    Memory,
     Precision,
     load_preset,
     load_task,
@@ -37,6 +38,7 @@ def specs(
     budget: str | None = None,
     seeds: Sequence[int] = (0,),
     precision: Precision | None = None,
+    memory: Memory = "auto",
     sources: Mapping[str, Mapping[str, str]] | None = None,
     held_out: Sequence[str] | None = None,
 ) -> list[Spec]:
@@ -65,6 +67,7 @@ def specs(
             budget=amount,
             evaluation=preset["evaluation"],
             precision=precision or default_precision(),
+            memory=memory,
             sources=(sources or {}).get(name, {}),
         )
         for seed in seeds

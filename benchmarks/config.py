@@ -20,8 +20,9 @@ from benchmarks.api import UserError
 
 FOLDER = Path(__file__).parent
 Layer = tuple[Mapping[str, Any], str]
-RULES = 1  # the version of RULES.md
+RULES = 2  # the version of RULES.md
 Precision = Literal["fp32", "bf16", "fp16"]
+Memory = Literal["auto", "store", "step", "unet"]
 #: Kinds of budget, and the counter in the records that each one limits.
 BUDGETS = {
     "flops": "flops",

@@ -11,7 +11,8 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from benchmarks.api import UserError
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Item = TypeVar("Item")
+_alone = False
 
 
 def start() -> torch.device:
@@ -39,8 +41,21 @@ def leave(reason: str) -> NoReturn:
     os._exit(1)
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside, this process works by itself and waits for no other."""
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
+
+
 def processes() -> int:
     """How many processes share this run."""
+    if _alone:
+        return 1
     distributed = torch.distributed
     together = distributed.is_available() and distributed.is_initialized()
     return distributed.get_world_size() if together else 1

@@ -18,12 +18,14 @@ from torch import Tensor
 from benchmarks import registry
 from benchmarks.api import Context, Method, Reward, StepResult, UserError
 from benchmarks.backbone.lora_sd import LoraSD
-from benchmarks.config import RULES, Budget, Precision, Task
-from benchmarks.distributed import rank, start
+from benchmarks.backbone.memory import Plan
+from benchmarks.config import RULES, Budget, Memory, Precision, Task
+from benchmarks.distributed import from_first, rank, start
 from benchmarks.evaluate import Evaluation, evaluate
 from benchmarks.facts import facts
 from benchmarks.finite import Guard
 from benchmarks.ledger import Ledger
+from benchmarks.planner import choose
 from benchmarks.store import Cell, write_json
 from benchmarks.streams import Streams
 
@@ -49,6 +51,7 @@ class Spec:
     evaluation: Mapping[str, Any]
     rank: int = 4
     precision: Precision
+    memory: Memory = "auto"
     sources: Mapping[str, str] = field(default_factory=dict)  # of the values; outside the hash
 
     @property
@@ -94,6 +97,7 @@ class Spec:
             "config": dataclasses.asdict(self.config),
             "evaluation": dict(self.evaluation),
             "rank": self.rank,
+            "memory": self.memory,
             "precision": self.precision,
             "prompts": dataclasses.asdict(self.task),
             "versions": {n: version(n) for n in ("torch", "diffusers", "peft", "transformers")},
@@ -237,6 +241,7 @@ class Run:
     def _start(self) -> tuple[Snapshot, list[float]]:
         """The first state and all shares of the budget, or those of the last checkpoint."""
         saved = self.cell.begin()
+        self.backbone.use(saved["memory"] if saved else self._memory())
         if saved is None:
             state = self._snapshot(0)
             self._evaluate(state, 0.0)
@@ -247,12 +252,23 @@ class Run:
         self.guard.neutral = saved["neutral"]
         return self._snapshot(saved["step"]), saved["pending"]
 
+    def _memory(self) -> Plan:
+        spec, device = self.spec, self.harness.device
+        if spec.memory != "auto":
+            return spec.memory
+        return from_first(
+            lambda: choose(
+                spec.method, spec.config, spec.backbone, spec.precision, device, spec.rank
+            )
+        )
+
     def _save(self, state: Snapshot, pending: list[float]) -> None:
         self.cell.checkpoint(
             state.step,
             {
                 "step": state.step,
                 "pending": pending,
+                "memory": self.backbone.memory,
                 "lora": state.weights,
                 "method": self.method.state_dict(),
                 "ledger": self.ledger.state_dict(),

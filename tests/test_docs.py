@@ -14,10 +14,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import tyro
 
 import benchmarks
 import run_benchmark
-from benchmarks import contract, listing, reference
+from benchmarks import contract, listing, planner, reference
 
 ROOT = Path(run_benchmark.__file__).parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("*/README.md")]
@@ -68,7 +69,9 @@ def command(words: list[str], folder: Path, compare: bool, monkeypatch: pytest.M
             assert not stop.value.code
         return
     assert program == "run_benchmark.py"
-    if "--help" in arguments:
+    if arguments[0] == "plan":
+        tyro.cli(planner.Options, args=arguments[1:])
+    elif "--help" in arguments:
         with pytest.raises(SystemExit) as stop:
             run_benchmark.main(arguments)
         assert not stop.value.code

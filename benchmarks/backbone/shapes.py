@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.api import UserError
+from benchmarks.config import load_backbone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,6 @@ class Shape:
     vae: Mapping[str, Any]
     scheduler: Mapping[str, Any]
     text: tuple[Mapping[str, Any], ...]  # one per text encoder
-    half: bool = True  # base weights and activations in 16 bits
 
     @property
     def tokens(self) -> tuple[int, int]:
@@ -117,14 +117,15 @@ SHAPES = {
 }
 
 
-def shape(name: str, folders: Mapping[str, str]) -> Shape:
-    """A shape by name, or read from a diffusers folder; ``folders`` has short names of folders.
+def shape(name: str) -> Shape:
+    """A shape by name, or that of a backbone in a local diffusers folder.
 
     Raises UserError for anything else.
     """
     if name in SHAPES:
         return SHAPES[name]
-    folder = Path(folders.get(name, name))
+    model = load_backbone(name).model
+    folder = Path(model if isinstance(model, str) else name)
 
     def read(file: str) -> dict[str, Any]:
         values: dict[str, Any] = json.loads((folder / file).read_text("utf-8"))
@@ -136,7 +137,6 @@ def shape(name: str, folders: Mapping[str, str]) -> Shape:
             vae=read("vae/config.json"),
             scheduler=read("scheduler/scheduler_config.json"),
             text=(read("text_encoder/config.json"),),
-            half=False,
         )
     except (OSError, ValueError) as error:
         raise UserError(

@@ -1,0 +1,167 @@
+"""A Stable Diffusion on the meta device: the FLOPs and bytes of its passes, without weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from benchmarks.backbone.lora_sd import DTYPES, LoraSD
+from benchmarks.backbone.memory import Plan, recompute_blocks
+from benchmarks.backbone.shapes import Shape, shape
+from benchmarks.config import Precision
+from benchmarks.ledger import Ledger
+from benchmarks.storage import Live
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """Of one call: ``kept`` for the backward pass; how far forward and backward rise above it."""
+
+    kept: float
+    forward: float
+    backward: float
+
+    def at(self, samples: int, double: Bytes) -> Bytes:
+        """Extended linearly, from one sample (self) and two (``double``)."""
+        ones, twos = dataclasses.astuple(self), dataclasses.astuple(double)
+        return Bytes(*(a + (samples - 1) * (b - a) for a, b in zip(ones, twos, strict=True)))
+
+
+Cost = Callable[[int, bool], Bytes]  # samples, with gradient
+
+
+class Weightless(LoraSD):
+    """A backbone whose modules have shapes only."""
+
+    def __init__(
+        self,
+        unet: Any,
+        vae: Any,
+        shape: Shape,
+        device: str,
+        memory: Plan,
+        rank: int = 4,
+    ) -> None:
+        self._tokens = shape.tokens
+        scheduler = DDIMScheduler.from_config(dict(shape.scheduler))
+        parts = {"unet": unet, "vae": vae, "text_encoder": nn.Identity(), "tokenizer": None}
+        pipeline: Any = SimpleNamespace(scheduler=scheduler, **parts)
+        super().__init__(pipeline, Ledger(), rank=rank, device=device, memory=memory)
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        return torch.zeros(len(prompts), *self._tokens, device=self.device)
+
+    def _unet(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+        config, more = self.unet.config, {}
+        if getattr(config, "addition_embed_type", None) == "text_time":  # SDXL: size and crop
+            width = config.projection_class_embeddings_input_dim
+            pooled = text.new_zeros(len(latents), width - 6 * config.addition_time_embed_dim)
+            sizes = {"text_embeds": pooled, "time_ids": text.new_zeros(len(latents), 6)}
+            more = {"added_cond_kwargs": sizes}
+        output: Tensor = self.unet(latents, timesteps, encoder_hidden_states=text, **more).sample
+        return output
+
+
+class Model:
+    """A model on the meta device: its prices and bytes, in one precision throughout."""
+
+    def __init__(self, name: str, precision: Precision, rank: int = 4) -> None:
+        self.shape, self.dtype = shape(name), DTYPES[precision]
+        with torch.device("meta"):
+            unet = UNet2DConditionModel.from_config(dict(self.shape.unet))
+            vae = AutoencoderKL.from_config(dict(self.shape.vae))
+        # Under this plan everything has a price.
+        self.backbone = Weightless(unet, vae, self.shape, "meta", "unet", rank)
+        self.prices = self.backbone.ledger.prices
+        self._measured: dict[Any, Bytes] = {}
+
+    @property
+    def trainable(self) -> int:
+        """How many parameters the LoRA matrices have."""
+        return sum(p.numel() for p in self.backbone.parameters())
+
+    @property
+    def frozen_bytes(self) -> float:
+        """Of the weights of U-Net, decoder and encoder, and text encoders."""
+        modules = (self.backbone.unet, self.backbone.vae)
+        count = sum(p.numel() for module in modules for p in module.parameters())
+        count += sum(_text_parameters(dict(text)) for text in self.shape.text) - self.trainable
+        return count * self.dtype.itemsize
+
+    def unet(self, inside: bool, fused: bool = True) -> Cost:
+        """The bytes of calls of the U-Net."""
+        dtype, (length, width) = self.dtype, self.shape.tokens
+
+        def call(samples: int) -> Tensor:
+            latents = torch.empty(samples, *self.backbone.latent_shape, device="meta", dtype=dtype)
+            text = torch.empty(samples, length, width, device="meta", dtype=dtype)
+            time = torch.zeros(samples, dtype=torch.long, device="meta")
+            return self.backbone._unet(latents.requires_grad_(), time, text)
+
+        return self._cost("unet", call, inside, fused)
+
+    def decode(self, inside: bool) -> Cost:
+        """The bytes of calls of the decoder."""
+
+        def call(samples: int) -> Tensor:
+            shape = (samples, *self.backbone.latent_shape)
+            latents = torch.empty(shape, device="meta", dtype=self.dtype).requires_grad_()
+            return self.backbone.vae.decode(latents).sample  # type: ignore[no-any-return]
+
+        return self._cost("decode", call, inside, True)
+
+    def _cost(self, name: str, call: Callable[[int], Tensor], inside: bool, fused: bool) -> Cost:
+        def measured(samples: int, gradient: bool) -> Bytes:
+            key = (name, samples, gradient, inside, fused)
+            if key not in self._measured:
+                self._measured[key] = self._measure(lambda: call(samples), gradient, inside, fused)
+            return self._measured[key]
+
+        return lambda samples, gradient: measured(1, gradient).at(samples, measured(2, gradient))
+
+    def _measure(
+        self, call: Callable[[], Tensor], gradient: bool, inside: bool, fused: bool
+    ) -> Bytes:
+        for module in (self.backbone.unet, self.backbone.vae):
+            module.to(self.dtype)
+            recompute_blocks(module, inside)
+        live = Live()
+        with live, torch.set_grad_enabled(gradient), Fused() if fused else nullcontext():
+            output = call()
+            kept, forward = live.now, live.peak
+            live.peak = live.now
+            if gradient:
+                output.sum().backward()
+        for parameter in self.backbone.parameters():
+            parameter.grad = None
+        return Bytes(kept, forward - kept, live.peak - kept)
+
+
+class Fused(TorchFunctionMode):
+    """Attention by the fused kernel, which the meta device would not choose."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is F.scaled_dot_product_attention:
+            kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+            mask = kwargs.get("attn_mask") if kwargs else None
+            return kernel(*args[:3], attn_mask=mask)[0]
+        return func(*args, **(kwargs or {}))
+
+
+def _text_parameters(config: dict[str, Any]) -> int:
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    with torch.device("meta"):
+        return sum(p.numel() for p in CLIPTextModel(CLIPTextConfig(**config)).parameters())

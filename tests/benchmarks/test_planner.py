@@ -1,0 +1,131 @@
+"""What the planner says is what happens: counts, FLOPs and bytes."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+
+from benchmarks import contract, planner
+from benchmarks.api import UserError
+from benchmarks.backbone.memory import PLANS
+from benchmarks.backbone.shapes import SHAPES
+from benchmarks.backbone.weightless import Model
+from benchmarks.ledger import KINDS
+from benchmarks.storage import Live
+
+METHODS = ["alignprop", "alignprop-full", "ddpo", "rwr", "refl"]
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_folder: Path) -> Model:
+    return Model(str(tiny_folder), "fp32")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_counts_are_those_of_the_run(tiny: Model, tiny_contract: None, name: str, monkeypatch):
+    monkeypatch.setattr(planner, "STEPS", 3)
+    this = contract.bench(name)
+    this.run(range(3))
+    rows = planner.counted(name, this.method.config, tiny, "store")  # type: ignore[attr-defined]
+    assert {k: sum(row[k] for row in rows) for k in KINDS} == {
+        k: this.counts.get(k, 0) for k in KINDS
+    }
+    prices = {k: v for k, v in this.backbone.ledger.prices.items() if "reward" not in k}
+    expected = {k: v for k, v in tiny.prices.items() if "reward" not in k and "inside" not in k}
+    assert {k: v for k, v in prices.items() if "inside" not in k} == expected
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("name", ["alignprop-full", "ddpo"])
+def test_peak_memory_is_that_of_the_run(name: str, plan, monkeypatch):
+    """On the embedded model, every storage of the real step tracked."""
+    monkeypatch.setattr(planner, "STEPS", 1)
+    this = contract.bench(name)
+    this.backbone.use(plan)
+    try:
+        with Live() as live:
+            this.run(range(1))
+    finally:
+        this.backbone.use("store")
+    planned = planner.peak(name, this.method.config, _emoji(), plan)  # type: ignore[attr-defined]
+    assert planned == pytest.approx(live.peak, rel=0.1)
+
+
+_models: list[Model] = []
+
+
+def _emoji() -> Model:
+    if not _models:
+        _models.append(Model("emoji", "fp32"))
+    return _models[0]
+
+
+def test_live_counts_what_lives():
+    start = torch.zeros(100)
+    with Live() as live:
+        kept = start + 1
+        dropped = torch.empty(1000)
+        view = kept[10:]
+        assert (live.now, live.peak) == (4400, 4400)
+        del dropped
+        assert (live.now, live.peak) == (400, 4400)
+        del kept
+        assert live.now == 400  # the view holds it
+        del view
+        assert live.now == 0
+
+
+def test_the_plan_that_fits(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(planner, "STEPS", 1)
+    config = contract.bench("alignprop-full").method.config  # type: ignore[attr-defined]
+    config = dataclasses.replace(config, sampling_steps=20)
+    cpu, folder = torch.device("cpu"), str(tiny_folder)
+    model = Model(folder, "fp32")
+    peaks = [planner.peak("alignprop-full", config, model, plan) for plan in PLANS]
+    assert peaks == sorted(peaks, reverse=True)
+    for plan, free in zip(PLANS, peaks, strict=True):
+        monkeypatch.setattr(planner, "available", lambda device, free=free: free / planner.FILL)
+        assert planner.choose("alignprop-full", config, folder, "fp32", cpu) == plan
+    assert planner.choose("alignprop-full", config, "some/hub-id", "fp32", cpu) == "step"
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("sd15", 859_520_964), ("sd21", 865_910_724), ("sdxl", 2_567_463_684)],
+)
+def test_shapes_have_the_published_number_of_parameters(name: str, parameters: int):
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(dict(SHAPES[name].unet))
+    assert sum(p.numel() for p in unet.parameters()) == parameters
+
+
+@pytest.mark.slow
+def test_the_papers_ladder():
+    """The figures of METHODS: SD v1.5, one guided prediction, attention probabilities kept."""
+    model = Model("sd15", "fp16")
+    rungs = planner.ladder(model)
+    assert model.trainable == 797_184
+    assert rungs["stored_per_sampling_step"] / planner.GIB == pytest.approx(7.2, abs=0.1)
+    assert rungs["stored_all"] / planner.GIB == pytest.approx(358, rel=0.02)
+    assert rungs["recomputed_per_sampling_step"] / planner.GIB == pytest.approx(9.6, abs=0.2)
+    assert rungs["recomputed_inside"] / planner.GIB == pytest.approx(3.8, abs=0.2)
+    assert rungs["flops_guided_forward"] / 1e12 == pytest.approx(1.86, abs=0.01)
+
+
+def test_the_command(tiny_folder: Path, capsys, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(planner, "STEPS", 2)
+    arguments = ["--methods", "alignprop-full", "ddpo", "--backbone", str(tiny_folder)]
+    assert planner.main([*arguments, "--budget", "nfe=100000", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    full = report["methods"]["alignprop-full"]
+    assert full["nfe_per_step"] == 8 * 20 * 2  # the preset: 8 pictures, 20 steps, guidance
+    assert full["plans"]["store"]["steps_in_budget"] == 100000 // 320
+    flops = [full["plans"][plan]["flops_per_step"] for plan in PLANS]
+    assert flops == sorted(flops) and flops[0] < flops[1] < flops[2]
+    assert planner.main(arguments) == 0
+    assert "ddpo" in capsys.readouterr().out
+    with pytest.raises(UserError, match="no shape to plan with"):
+        planner.main(["--backbone", "nowhere"])
