@@ -19,7 +19,7 @@ _aten = torch.ops.aten
 class Live(TorchDispatchMode):
     """Counts storages made while it is active: bytes ``now`` and at the ``peak``.
 
-    What a meta tensor holds cannot be known; asked for its values, it gives zeros.
+    What a meta tensor holds cannot be known; asked for its values, it gives ones.
     """
 
     def __init__(self) -> None:
@@ -39,11 +39,11 @@ class Live(TorchDispatchMode):
         for tensor in given:  # made before: not ours
             self._meet(tensor, 0)
         if func is _aten._local_scalar_dense.default and given[0].is_meta:
-            return torch.zeros((), dtype=given[0].dtype).item()
+            return torch.ones((), dtype=given[0].dtype).item()
         to = kwargs.get("device")
         if func is _aten._to_copy.default and given[0].is_meta and to and to.type != "meta":
             kind = kwargs.get("dtype") or given[0].dtype
-            result = torch.zeros(given[0].shape, dtype=kind, device=to)
+            result = torch.ones(given[0].shape, dtype=kind, device=to)
         else:
             result = func(*args, **kwargs)
         for tensor in tree_leaves(result):
