@@ -196,8 +196,15 @@ def compare(arguments: list[str]) -> int:
     if first:
         plan(cells, options.out)
     if options.launch:
-        where = {"jobs": options.jobs, "out": options.out, "partition": options.partition}
-        failed = launch.run_launched(options.launch, arguments, cells, mine, **where)
+        failed = launch.run_launched(
+            options.launch,
+            arguments,
+            cells,
+            mine,
+            jobs=options.jobs,
+            out=options.out,
+            partition=options.partition,
+        )
     else:
         _, failed = run_cells([cells[i] for i in mine], options.out)
     if not first:
