@@ -295,6 +295,7 @@ def a_budget_is_kept(name: str) -> None:
         task=TASK,
         reward="toy",
         backbone=BACKBONE,
+        precision="fp32",
         seed=0,
         budget=Budget("flops", budget),
         evaluation={"sampling_steps": 2, "guidance": 1.0},
