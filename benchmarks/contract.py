@@ -296,6 +296,7 @@ def a_budget_is_kept(name: str) -> None:
         reward="toy",
         backbone=BACKBONE,
         precision="fp32",
+        memory="store",
         seed=0,
         budget=Budget("flops", budget),
         evaluation={"sampling_steps": 2, "guidance": 1.0},
