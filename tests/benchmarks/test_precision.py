@@ -41,7 +41,7 @@ def exact(tiny_folder: Path) -> torch.Tensor:
 
 # Rewards averaged over a batch and weighted have small gradients: 1e-9 is below float16's range.
 @pytest.mark.parametrize("scale", [1.0, 1e-9])
-@pytest.mark.parametrize(("precision", "error"), [("bf16", 0.15), ("fp16", 0.02)])
+@pytest.mark.parametrize(("precision", "error"), [("bf16", 0.15), ("fp16", 0.08)])
 def test_half_precision_gives_the_gradient(precision, error, scale, tiny_folder, exact):
     found = gradient(tiny_folder, precision, scale)
     assert (found - exact).norm() < error * exact.norm()
