@@ -50,6 +50,8 @@ def tiny(arguments: list[str], folder: Path) -> list[str]:
         groups["--backbone"] = [str(folder)]
     groups.setdefault("--task", [str(folder / "few.toml")])
     groups |= {"--budget": ["steps=1"], "--seeds": ["0"]}
+    for launching in ("--launch", "--jobs", "--partition"):  # here instead
+        groups.pop(launching, None)
     return [word for name, values in groups.items() for word in (name, *values)]
 
 
@@ -62,7 +64,7 @@ def command(words: list[str], folder: Path, compare: bool, monkeypatch: pytest.M
         assert arguments[0] in ("pytest", "venv", "pip") or importlib.util.find_spec(arguments[0])
         if arguments[0] == "pytest":
             assert all(Path(ROOT, a).exists() for a in arguments[1:] if a.startswith("tests"))
-        if arguments[0] == "analysis" and compare:
+        if arguments[0] == "analysis" and Path(arguments[1]).exists():
             monkeypatch.setattr(sys, "argv", arguments)
             with pytest.raises(SystemExit) as stop:
                 runpy.run_module("analysis", run_name="__main__")
@@ -75,6 +77,8 @@ def command(words: list[str], folder: Path, compare: bool, monkeypatch: pytest.M
         with pytest.raises(SystemExit) as stop:
             run_benchmark.main(arguments)
         assert not stop.value.code
+    elif arguments[0] == "status" and not Path(arguments[1]).exists():
+        return  # of runs from another page
     elif "--list" in arguments or arguments[0] in run_benchmark.COMMANDS:
         assert run_benchmark.main(arguments) == 0
     elif compare:
