@@ -38,7 +38,6 @@ def text() -> str:
         "Written by `python -m benchmarks.reference` from docstrings and configurations.",
         "## Options",
         _options(),
-        "Budgets are in `" + "`, `".join(config.BUDGETS) + "`.",
         "## Methods",
         "The default is the method's own, for Stable Diffusion v1.5; the last column is what the "
         "embedded model's preset sets. An option is written `--METHOD.OPTION`, in a TOML file "
