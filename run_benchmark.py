@@ -12,6 +12,7 @@ carry its name, e.g. --alignprop.truncation.mode full; they are listed by
     python run_benchmark.py new method NAME [--dir DIR]     a method that already runs, to change
     python run_benchmark.py check FILE                      does the method keep the contract?
     python run_benchmark.py status DIR [DIR ...]            done, running, failed, missing cells
+    python run_benchmark.py evaluate [CHECKPOINT ...]       checkpoints, soups, the base model
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ COMMANDS = {
     "plan": "benchmarks.planner",
     "new": "benchmarks.new",
     "check": "benchmarks.contract",
+    "evaluate": "benchmarks.evaluate_checkpoints",
     "status": "benchmarks.status",
 }
 

@@ -57,6 +57,13 @@ class Reward(ABC):
         """
         return {}
 
+    def features(self, images: Tensor) -> Tensor:
+        """Image features (B, D) whose cosines compare pictures, for a reward that has them.
+
+        Evaluation measures diversity, drift and collapse in this space.
+        """
+        raise UserError(f"{type(self).__name__} has no image features; use another feature space")
+
 
 class RewardFunction(Protocol):
     """A reward as a method sees it: counted by the ledger."""

@@ -1,19 +1,18 @@
-"""Evaluation with fixed noise, off the clock: rewards and diversity per split."""
+"""Evaluation with fixed noise, off the clock: rewards and what they hide, per split."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.api import Reward
 from benchmarks.backbone.lora_sd import LoraSD
-from benchmarks.config import Task
 from benchmarks.distributed import gather, parts, share
+from benchmarks.diversity import measures
 from benchmarks.streams import Streams
 
 #: Evaluation noise is the same for every method, seed and run.
@@ -22,62 +21,69 @@ NOISE_SEED = 20_231_005
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One split: pictures (B, 3, H, W) on the CPU and the record for ``evals.jsonl``."""
+    """One split: pictures (B, 3, H, W) and features (B, D) on the CPU, and what is recorded."""
 
     split: str
     images: Tensor
+    features: Tensor
     record: dict[str, Any]
 
 
 @torch.no_grad()
 def pictures(
-    backbone: LoraSD, prompts: list[str], steps: int, guidance: float, batch: int = 16
+    backbone: LoraSD,
+    prompts: Sequence[str],
+    steps: int,
+    guidance: float,
+    batch: int = 16,
+    part: tuple[float, float] = (0.0, 1.0),
 ) -> Tensor:
-    """(B, 3, H, W) in [0, 1] on the CPU; picture i always starts from the same noise."""
+    """(B, 3, H, W) in [0, 1] on the CPU; picture i always starts from the same noise.
+
+    The LoRA matrices are used in this ``part`` of the sampling steps: (0, 0.5) is the noisy half.
+    """
     sampler, streams, found = backbone.chain(steps), Streams(NOISE_SEED), []
+    adapted = [part[0] <= i / steps < part[1] for i in range(steps)]
     for indices in parts(range(len(prompts)), batch):
         texts = [prompts[i] for i in indices]
         noise = streams.normal("evaluation", 0, indices, backbone.latent_shape)
-        trajectory = backbone.sample(sampler, texts, noise, guidance=guidance)
+        trajectory = backbone.sample(sampler, texts, noise, guidance=guidance, adapted=adapted)
         found.append(backbone.decode(trajectory.final))
     return gather(found)
 
 
-def diversity(images: Tensor, prompts: list[str]) -> float:
-    """Mean pairwise distance between pictures of one prompt, over all prompts.
-
-    The distance is the root mean square over an 8x8 thumbnail, in units of the [0, 1] pixel range:
-    0 means that a prompt always gives the same picture.
-    """
-    small = F.interpolate(images, size=(8, 8), mode="area").flatten(1)
-    distances = []
-    for prompt in dict.fromkeys(prompts):
-        rows = small[[i for i, p in enumerate(prompts) if p == prompt]]
-        if len(rows) > 1:
-            distances.append(torch.pdist(rows).mean() / rows.shape[1] ** 0.5)
-    return float(torch.stack(distances).mean()) if distances else 0.0
-
-
 @torch.no_grad()
 def evaluate(
-    backbone: LoraSD, task: Task, rewards: Mapping[str, Reward], settings: Mapping[str, Any]
+    backbone: LoraSD,
+    prompts: Mapping[str, Sequence[str]],
+    rewards: Mapping[str, Reward],
+    space: Reward,
+    settings: Mapping[str, Any],
+    base: Mapping[str, Tensor] | None = None,
+    part: tuple[float, float] = (0.0, 1.0),
 ) -> list[Evaluation]:
-    """Draw and score every split with the backbone's present weights."""
+    """Draw and score every split with the backbone's present weights.
+
+    ``prompts`` has one prompt per picture for each split, ``space`` is the feature space, ``base``
+    the base model's features by split (None: this is the base model). ``part`` as in ``pictures``.
+    """
     results = []
     with backbone.ledger.paused():
-        for split, prompts in task.evaluation_prompts().items():
-            images = pictures(backbone, prompts, settings["sampling_steps"], settings["guidance"])
-            rows = share(range(len(prompts)))
-            mine, texts = images[list(rows)].to(backbone.device), [prompts[i] for i in rows]
+        for split, asked in prompts.items():
+            steps, guidance = settings["sampling_steps"], settings["guidance"]
+            images = pictures(backbone, asked, steps, guidance, part=part)
+            rows = share(range(len(asked)))
+            mine, texts = images[list(rows)].to(backbone.device), [asked[i] for i in rows]
             scores = {n: gather([r(mine, texts)] if texts else []) for n, r in rewards.items()}
+            features = gather([space.features(mine)] if texts else [])
             record = {
                 "split": split,
                 "rewards": {name: float(values.mean()) for name, values in scores.items()},
-                "diversity": diversity(images, prompts),
+                **measures(features, asked, base[split] if base else None),
                 "per_image": [
                     {"prompt": p, "rewards": {n: float(v[i]) for n, v in scores.items()}}
-                    for i, p in enumerate(prompts)
+                    for i, p in enumerate(asked)
                 ],
             }
-            results.append(Evaluation(split, images, record))
+            results.append(Evaluation(split, images, features, record))
     return results

@@ -75,10 +75,8 @@ class Spec:
 
     @property
     def reported(self) -> list[str]:
-        """The rewards in every evaluation: the task's own, its stand-in, the held-out ones."""
-        stand_in = registry.rewards.get(self.reward).stand_in
-        names = [self.reward, *([stand_in] if stand_in else []), *self.task.held_out]
-        return list(dict.fromkeys(names))
+        """The rewards in every evaluation of this cell."""
+        return reported(self.reward, self.task)
 
     def description(self) -> dict[str, Any]:
         """What identifies the cell, for ``cell.json`` and its hash."""
@@ -103,6 +101,12 @@ class Spec:
             "versions": {n: version(n) for n in ("torch", "diffusers", "peft", "transformers")},
             "machine": platform.machine(),
         }
+
+
+def reported(reward: str, task: Task) -> list[str]:
+    """The rewards in every evaluation: the task's own, its stand-in, the held-out ones."""
+    stand_in = registry.rewards.get(reward).stand_in
+    return list(dict.fromkeys([reward, *([stand_in] if stand_in else []), *task.held_out]))
 
 
 def _differentiable(name: str) -> bool:
@@ -164,6 +168,9 @@ class Run:
         self.rewards: dict[str, Reward] = {
             name: registry.rewards.get(name)(harness.device) for name in spec.reported
         }
+        space = spec.evaluation["features"]
+        self.space = self.rewards.get(space) or registry.rewards.get(space)(harness.device)
+        self.base_features: dict[str, Tensor] = {}  # by split, on the evaluation's noise
         self.normalisers = self._calibrate()
         train = self.rewards[spec.train_reward]
         self._price_reward(train)
@@ -185,12 +192,12 @@ class Run:
         asking = {name: reward for name, reward in self.rewards.items() if reward.calibrates}
         if not asking:
             return {}
-        shown = self.harness.base(
-            f"pictures {self._base_key()}",
-            lambda: evaluate(self.backbone, spec.task, {}, spec.evaluation),
-        )
-        images = next(e.images for e in shown if e.split == "train").to(self.harness.device)
         prompts = spec.task.evaluation_prompts()["train"]
+        (shown,) = self.harness.base(
+            f"pictures {self._base_key()}",
+            lambda: evaluate(self.backbone, {"train": prompts}, {}, self.space, spec.evaluation),
+        )
+        images = shown.images.to(self.harness.device)
         return {name: reward.calibrate(images, prompts) for name, reward in asking.items()}
 
     def _price_reward(self, reward: Reward) -> None:
@@ -250,6 +257,7 @@ class Run:
         self.backbone.load_lora_state(saved["lora"])
         self.method.load_state_dict(saved["method"])
         self.guard.neutral = saved["neutral"]
+        self.base_features = saved["base_features"]
         return self._snapshot(saved["step"]), saved["pending"]
 
     def _memory(self) -> Plan:
@@ -273,6 +281,7 @@ class Run:
                 "method": self.method.state_dict(),
                 "ledger": self.ledger.state_dict(),
                 "neutral": self.guard.neutral,
+                "base_features": self.base_features,
             },
         )
 
@@ -283,7 +292,9 @@ class Run:
         spec = self.spec
 
         def measure() -> list[Evaluation]:
-            return evaluate(self.backbone, spec.task, self.rewards, spec.evaluation)
+            prompts = spec.task.evaluation_prompts()
+            base = self.base_features if state.step else None
+            return evaluate(self.backbone, prompts, self.rewards, self.space, spec.evaluation, base)
 
         if state.step not in self._evaluated:
             now = self.backbone.lora_state()
@@ -292,6 +303,8 @@ class Run:
                 measure() if state.step else self.harness.base(self._base_key(), measure)
             )
             self.backbone.load_lora_state(now)
+        if state.step == 0:
+            self.base_features = {r.split: r.features for r in self._evaluated[0]}
         for result in self._evaluated[state.step]:
             if state.step == 0 or fraction == 1.0:
                 self.cell.save_images(result.split, state.step, result.images)

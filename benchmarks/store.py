@@ -139,10 +139,7 @@ class Cell:
     @by_first
     def save_images(self, split: str, step: int, images: Tensor) -> None:
         """Write (B, 3, H, W) in [0, 1] as numbered PNG files."""
-        folder = self.path / "images" / split / f"{step:06d}"
-        folder.mkdir(parents=True, exist_ok=True)
-        for i, picture in enumerate(images):
-            to_pil(picture).save(folder / f"{i:03d}.png")
+        save_pictures(self.path / "images" / split / f"{step:06d}", images)
 
     def finish(self) -> None:
         """Mark the cell as done, for all processes; its checkpoints are no longer needed."""
@@ -170,6 +167,13 @@ def write_json(path: Path, value: Any) -> None:
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     temporary.write_text(json.dumps(value, indent=1, default=str) + "\n", encoding="utf-8")
     temporary.replace(path)
+
+
+def save_pictures(folder: Path, images: Tensor) -> None:
+    """Write (B, 3, H, W) in [0, 1] as numbered PNG files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, picture in enumerate(images):
+        to_pil(picture).save(folder / f"{i:03d}.png")
 
 
 def to_pil(image: Tensor) -> Image.Image:

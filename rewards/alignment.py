@@ -42,16 +42,20 @@ class Alignment(Reward):
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         check(images, prompts)
+        dtype = at_least_single(images).dtype
+        model, tokenizer, _, _ = _load(self.folder.resolve(), self.device, dtype)
+        return (self.features(images) * text_features(model, tokenizer, list(prompts))).sum(1)
+
+    def features(self, images: Tensor) -> Tensor:
         pixels = at_least_single(images.to(self.device))
-        model, tokenizer, mean, std = _load(self.folder.resolve(), pixels.device, pixels.dtype)
+        model, _, mean, std = _load(self.folder.resolve(), self.device, pixels.dtype)
         side = model.config.vision_config.image_size
         if pixels.shape[2:] != (side, side):
             pixels = torch.nn.functional.interpolate(
                 pixels, (side, side), mode="bicubic", antialias=True
             )
             pixels = pixels.clamp(0, 1)  # bicubic overshoots; an 8-bit picture could not
-        image = image_features(model, (pixels - mean) / std)
-        return (image * text_features(model, tokenizer, list(prompts))).sum(1)
+        return image_features(model, (pixels - mean) / std)
 
 
 @lru_cache(maxsize=4)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -201,19 +201,22 @@ class LoraSD:
         guidance: float,
         gradient: Sequence[bool] | None = None,
         step_noise: Tensor | None = None,
+        adapted: Sequence[bool] | None = None,
     ) -> Trajectory:
         """Draw trajectories from ``noise`` (B, C, h, w).
 
         ``gradient[i]`` says whether the prediction of sampling step ``i`` carries gradient (none
         by default); the latents between stay connected. ``step_noise`` (B, steps, C, h, w) is
-        needed if the sampler is stochastic; log-probs come without gradient.
+        needed if the sampler is stochastic; log-probs come without gradient. ``adapted[i]`` says
+        whether sampling step ``i`` uses the LoRA matrices (all by default).
         """
         gradient = gradient or [False] * len(sampler)
         text = self.encode(prompts)
         latents = noise.to(self.device)
         path, log_probs = [latents], []
         for i, timestep in enumerate(sampler.timesteps):
-            with torch.set_grad_enabled(bool(gradient[i])):
+            alone = adapted is not None and not adapted[i]
+            with torch.set_grad_enabled(bool(gradient[i])), self._base(alone):
                 output = self.predict(latents, timestep, text, guidance)
             mean = sampler.mean(i, output, latents)
             if sampler.eta > 0:
@@ -224,6 +227,17 @@ class LoraSD:
                 latents = mean
             path.append(latents)
         return Trajectory(path, stack(log_probs))
+
+    @contextmanager
+    def _base(self, alone: bool) -> Iterator[None]:
+        """Without the LoRA matrices, if ``alone``."""
+        if alone:
+            self.unet.disable_adapters()
+        try:
+            yield
+        finally:
+            if alone:
+                self.unet.enable_adapters()
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1], float32 or wider; only here is the range converted."""
