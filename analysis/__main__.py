@@ -1,4 +1,4 @@
-"""``python -m analysis RUNS_DIR``: rebuild the report of a directory of runs."""
+"""``python -m analysis RUNS... [--out DIR]``: rebuild the report of directories of runs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from analysis.report import write_report
 def main() -> int:
     """Print the table; exit code 2 and one line on stderr when there is nothing to report."""
     parser = argparse.ArgumentParser(prog="python -m analysis", description=__doc__)
-    parser.add_argument("runs", type=Path, metavar="RUNS_DIR", help="holds one directory per cell")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUNS", help="directories of cells")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: the first of RUNS")
+    options = parser.parse_args()
     try:
-        print(write_report(parser.parse_args().runs), end="")
-    except ReportError as error:
+        print(write_report(*options.runs, out=options.out), end="")
+    except (ReportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

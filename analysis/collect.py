@@ -1,7 +1,9 @@
-"""Reads a directory of runs into comparisons: cells that share everything but method and seed.
+"""Reads directories of runs into comparisons: cells that share everything but method and seed.
 
 A directory of runs holds one directory per cell with ``cell.json``, ``steps.jsonl``,
-``evals.jsonl``, ``images/<split>/<step>/<index>.png`` and ``done`` or ``failed.json``.
+``evals.jsonl``, ``images/<split>/<step>/<index>.png`` and ``done`` or ``failed.json``; and one per
+``run_benchmark.py evaluate`` with ``evaluation.json``, ``evals.jsonl`` and
+``images/<split>/<candidate>/<index>.png``.
 """
 
 from __future__ import annotations
@@ -9,12 +11,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from analysis.records import BUDGETS, ReportError, read_evals, read_steps
+from analysis.records import BUDGETS, ReportError, read_evals, read_json, read_lines, read_steps
+
+#: What every ``cell.json`` says.
+NEEDED = ("method", "task", "reward", "backbone", "seed", "budget", "config", "reported", "units")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,15 +32,16 @@ class Cell:
     label: str
     finished: bool
     last_step: int  # of steps.jsonl; 0 when none was taken
+    peak_bytes: float  # of device memory; NaN where it was not recorded
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Cells with the same task, train reward, backbone and budget.
+    """Cells with the same rules, task, train reward, backbone, budget and evaluation.
 
-    ``evals`` has one row per (cell, split, step): cell, label, seed, split, step, fraction,
-    the cumulative ``COUNTERS``, spent (in ``budget_unit``), diversity, per_image and one column per
-    reported reward. ``steps`` has one row per (cell, optimizer step), as the run recorded it.
+    ``evals`` has one row per (cell, split, step, fraction): these, label, seed, the cumulative
+    ``COUNTERS``, spent (in ``budget_unit``), ``MEASURES``, per_image and one column per reported
+    reward.
     """
 
     task: str
@@ -46,7 +53,6 @@ class Comparison:
     budget: float  # in budget_unit
     cells: Sequence[Cell]
     evals: pd.DataFrame
-    steps: pd.DataFrame
 
     @property
     def title(self) -> str:
@@ -54,81 +60,195 @@ class Comparison:
         budget = f"{self.budget:,.4g} {self.budget_unit}"
         return f"{self.task}, train reward {self.reward}, backbone {self.backbone}, {budget}"
 
+    @property
+    def labels(self) -> list[str]:
+        """The methods, sorted."""
+        return sorted({cell.label for cell in self.cells})
 
-def collect(root: Path) -> tuple[list[Comparison], dict[str, str]]:
-    """All comparisons below ``root``, and the cells that failed or cannot be read, with why."""
-    if not root.is_dir():
-        raise ReportError(f"{root}: no such directory")
-    if (root / "cell.json").is_file():
-        raise ReportError(f"{root}: is a single cell; give the directory that holds it")
-    paths = sorted(path.parent for path in root.glob("*/cell.json"))
-    if not paths:
-        raise ReportError(f"{root}: no runs here (looked for */cell.json)")
-    failed: dict[str, str] = {}
-    groups: dict[tuple[Any, ...], list[tuple[Path, dict[str, Any], Any, Any]]] = {}
-    for path in paths:
+    def seeds(self) -> list[int]:
+        """How many seeds each method has."""
+        return [int(n) for n in self.evals.groupby("label")["seed"].nunique()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """One ``evaluate`` of checkpoints; ``rows`` are its records, base model first."""
+
+    path: Path
+    info: Mapping[str, Any]  # evaluation.json
+    rows: Sequence[Mapping[str, Any]]
+
+    @property
+    def title(self) -> str:
+        """What was evaluated, in one line."""
+        names = []
+        for checkpoint in self.info["checkpoints"]:
+            method, seed = checkpoint.get("method"), checkpoint.get("seed")
+            name = f"{method} on {checkpoint.get('reward')}, seed {seed}" if method else None
+            names.append(name or Path(checkpoint["path"]).name)
+        return f"{self.info['backbone']}: {'; '.join(names) or 'the base model'}"
+
+
+@dataclass(frozen=True)
+class Collected:
+    """All there is; ``notes`` say what is missing, failed, repeated or not ours."""
+
+    comparisons: list[Comparison]
+    evaluated: list[Evaluated]
+    notes: list[str]
+
+
+def collect(*roots: Path) -> Collected:
+    """Everything below ``roots``, whose order does not matter.
+
+    Of cells that occur several times the one that got furthest counts.
+    """
+    notes: list[str] = []
+    runs: dict[str, list[tuple[Path, dict[str, Any], pd.DataFrame, pd.DataFrame]]] = {}
+    evaluated = []
+    for path in _directories(roots, notes):
+        problems: list[str] = []
         try:
-            if (path / "failed.json").is_file() and not (path / "done").exists():
-                error = json.loads((path / "failed.json").read_text(encoding="utf-8"))["error"]
-                raise ReportError((str(error).strip() or "no message").splitlines()[-1])
-            info = json.loads((path / "cell.json").read_text(encoding="utf-8"))
-            names = ("task", "reward", "backbone")
-            budget = info["budget"]
-            key = (*(info[name] for name in names), budget["kind"], float(budget["amount"]))
-            run = (path, info, read_evals(path, info), read_steps(path))
-            groups.setdefault(key, []).append(run)
+            if (path / "evaluation.json").is_file():
+                info = read_json(path / "evaluation.json")
+                rows = read_lines(path / "evals.jsonl", problems)
+                evaluated.append(Evaluated(path=path, info=info, rows=rows))
+            else:
+                info = _info(path)
+                run = (path, info, read_evals(path, info, problems), read_steps(path, problems))
+                runs.setdefault(_key(info), []).append(run)
         except ReportError as error:
-            failed[path.name] = str(error)
-        except (KeyError, TypeError, ValueError) as error:
-            failed[path.name] = f"unreadable records: {type(error).__name__}: {error}"
-    return [_compare(key, runs) for key, runs in groups.items()], failed
+            notes.append(f"failed: {path.name}: {error}")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            notes.append(f"failed: {path.name}: foreign records ({type(error).__name__}: {error})")
+        for problem in problems:
+            kind, _, text = problem.partition(": ")
+            notes.append(f"{kind}: {path.name}: {text}")
+    comparisons = [_compare(runs[key]) for key in sorted(runs)]
+    for comparison in comparisons:
+        notes += _gaps(comparison)
+    return Collected(comparisons, evaluated, sorted(notes))
 
 
-def _compare(key: tuple[Any, ...], runs: list[tuple[Path, dict[str, Any], Any, Any]]) -> Comparison:
-    task, reward, backbone, kind, amount = key
-    _, divisor, unit = BUDGETS.get(kind, ("", 1.0, kind))
+def _directories(roots: Sequence[Path], notes: list[str]) -> list[Path]:
+    """Each cell and evaluation once, sorted by name."""
+    found: list[Path] = []
+    for root in roots:
+        if not root.is_dir():
+            raise ReportError(f"{root}: no such directory")
+        if (root / "cell.json").is_file():
+            raise ReportError(f"{root}: is a single cell; give the directory that holds it")
+        for folder in (path for path in root.iterdir() if path.is_dir()):
+            if any((folder / name).is_file() for name in ("cell.json", "evaluation.json")):
+                found.append(folder)
+            elif any(folder.glob("*.jsonl")):
+                notes.append(f"foreign: {folder.name}: records without cell.json were left out")
+    if not found:
+        raise ReportError(f"{', '.join(map(str, roots))}: no runs here (looked for */cell.json)")
+    found = sorted(found, key=lambda path: (path.name, _progress(path)))
+    chosen = []
+    for name, same in groupby(found, key=lambda path: path.name):
+        copies = list(same)
+        chosen.append(copies[-1])
+        if len(copies) > 1:
+            text = f"is there {len(copies)} times; the copy that got furthest counts"
+            notes.append(f"duplicated: {name}: {text}")
+    return chosen
+
+
+def _progress(path: Path) -> tuple[bool, bytes]:
+    """Sorts copies of one cell: the finished one last, then by records."""
+    file = path / "evals.jsonl"
+    content = file.read_bytes() if file.is_file() else b""
+    return (path / "done").exists(), len(content).to_bytes(8, "big") + content
+
+
+def _info(path: Path) -> dict[str, Any]:
+    if (path / "failed.json").is_file() and not (path / "done").exists():
+        error = str(read_json(path / "failed.json").get("error", ""))
+        raise ReportError((error.strip() or "no message").splitlines()[-1])
+    info = read_json(path / "cell.json")
+    missing = [name for name in NEEDED if name not in info]
+    if missing:
+        raise ReportError(f"foreign: cell.json has no {', '.join(missing)}")
+    return info
+
+
+def _key(info: Mapping[str, Any]) -> str:
+    """What a comparison has in common, as text that sorts."""
+    names = ("task", "reward", "backbone", "rules", "evaluation", "prompts", "reported", "rank")
+    budget = info["budget"]
+    fixed = [info["task"], info["reward"], info["backbone"], budget["kind"], budget["amount"]]
+    return json.dumps([fixed, *(info.get(name) for name in names)], sort_keys=True)
+
+
+def _gaps(comparison: Comparison) -> list[str]:
+    """Cells that are not finished, and seeds that other methods have and one has not."""
+    seeds = {int(cell.info["seed"]) for cell in comparison.cells}
+    notes = [
+        f"unfinished: {cell.path.name}: optimizer step {cell.last_step}"
+        for cell in comparison.cells
+        if not cell.finished
+    ]
+    for label in comparison.labels:
+        there = {int(cell.info["seed"]) for cell in comparison.cells if cell.label == label}
+        for seed in sorted(seeds - there):
+            notes.append(f"missing: {label}, seed {seed}: {comparison.title}")
+    return notes
+
+
+def _compare(
+    runs: Sequence[tuple[Path, dict[str, Any], pd.DataFrame, pd.DataFrame]],
+) -> Comparison:
+    info = runs[0][1]
+    _, divisor, unit = BUDGETS.get(info["budget"]["kind"], ("", 1.0, info["budget"]["kind"]))
     labels = _labels([info for _, info, _, _ in runs])
-    cells, evals, steps = [], [], []
-    for (path, info, some_evals, some_steps), label in zip(runs, labels, strict=True):
-        last = 0 if some_steps.empty else int(some_steps["step"].max())
+    cells, evals = [], []
+    for (path, own, some, steps), label in zip(runs, labels, strict=True):
+        peak = float(steps["peak_bytes"].max()) if "peak_bytes" in steps else float("nan")
+        last = 0 if steps.empty else int(steps["step"].max())
         done = (path / "done").exists()
-        cells.append(Cell(path=path, info=info, label=label, finished=done, last_step=last))
-        evals.append(some_evals.assign(label=label))
-        steps.append(some_steps)
-    names = dict.fromkeys(name for _, info, _, _ in runs for name in info["reported"])
-    trained = {reward, *(info.get("train_reward", reward) for _, info, _, _ in runs)}
-    units = {name: unit for _, info, _, _ in runs for name, unit in info["units"].items()}
+        cells.append(
+            Cell(path=path, info=own, label=label, finished=done, last_step=last, peak_bytes=peak)
+        )
+        evals.append(some.assign(label=label))
+    trained = {info["reward"], *(own.get("train_reward", info["reward"]) for _, own, _, _ in runs)}
+    evals = [frame for frame in evals if not frame.empty] or evals[:1]
     return Comparison(
-        task=task,
-        reward=reward,
-        backbone=backbone,
+        task=info["task"],
+        reward=info["reward"],
+        backbone=info["backbone"],
         cells=cells,
-        units=units,
-        held_out=tuple(name for name in names if name not in trained),
-        budget=amount / divisor,
+        units=info["units"],
+        held_out=tuple(name for name in info["reported"] if name not in trained),
+        budget=float(info["budget"]["amount"]) / divisor,
         budget_unit=unit,
         evals=pd.concat(evals, ignore_index=True),
-        steps=pd.concat(steps, ignore_index=True),
     )
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """A nested configuration as dotted keys."""
+    values: dict[str, str] = {}
     for name, value in config.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
+            values |= flat(value, f"{prefix}{name}.")
         elif name != "seed":
-            flat[prefix + name] = str(value)
-    return flat
+            values[prefix + name] = str(value)
+    return values
 
 
 def _labels(infos: Sequence[Mapping[str, Any]]) -> list[str]:
     """The method's name, or with the config values that differ: variants are never averaged."""
+    known: dict[str, list[dict[str, str]]] = {}
+    for info in infos:
+        configs, mine = known.setdefault(info["method"], []), flat(info["config"])
+        if mine not in configs:
+            configs.append(mine)
     labels = []
     for info in infos:
-        same = [_flat(other["config"]) for other in infos if other["method"] == info["method"]]
-        mine = _flat(info["config"])
-        keys = [k for k in mine if any(other.get(k) != mine[k] for other in same)]
+        mine = flat(info["config"])
+        keys = [k for k in mine if any(c.get(k) != mine[k] for c in known[info["method"]])]
         values = ", ".join(f"{key.rpartition('.')[2]}={mine[key]}" for key in keys)
         labels.append(f"{info['method']} ({values})" if values else info["method"])
     return labels

@@ -1,153 +1,209 @@
-"""The two figures: reward against budget, and train reward against everything else."""
+"""The figures about runs. Each takes one comparison and the looks of all methods."""
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Callable
 
-import matplotlib as mpl
+import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
+from analysis import targets
 from analysis.collect import Comparison
-from analysis.statistics import caption, curve, over_seeds
-from analysis.tables import BASE, SPLITS
+from analysis.records import BUDGETS
+from analysis.statistics import caption, curve, over_seeds, performance_profile
+from analysis.style import (
+    BASE,
+    BASE_LINE,
+    BASE_STAR,
+    COLUMN,
+    GREY,
+    PAGE,
+    Looks,
+    finish,
+    theme,
+    used,
+)
 
-# Slots in this order keep a method's look the same from one report to the next; others follow.
-KNOWN = ("alignprop", "ddpo", "rwr", "refl", "draft-lv", "drtune", "dpok", "d3po")
-COLOURS = [sns.color_palette("colorblind").as_hex()[i] for i in (0, 3, 2, 1, 4, 5, 9, 7)]
-MARKERS = "osD^vPX<>"
-DASHES: tuple[Any, ...] = ("-", (0, (6, 1.5)), (0, (6, 1.5, 1, 1.5)), (0, (1, 1)), (0, (3, 1)))
-THEME: Any = {
-    "pdf.fonttype": 42,
-    "axes.titlesize": 9,
-    "axes.labelsize": 9,
-    "legend.fontsize": 9,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "axes.linewidth": 0.8,
-}
-GREY = "0.35"
-
-
-@dataclass(frozen=True)
-class Look:
-    """How one method is drawn, everywhere."""
-
-    color: str
-    marker: str
-    linestyle: Any
+SPLITS = {"train": "training", "unseen": "unseen"}
+COSTS = [BUDGETS[kind] for kind in ("steps", "queries", "flops", "seconds")]
 
 
-def looks(labels: Sequence[str]) -> dict[str, Look]:
-    """Labels in drawing order, each with a look that differs in colour, marker and dash."""
-    taken = {label: KNOWN.index(label) for label in labels if label in KNOWN}
-    free = (slot for slot in range(len(labels) + len(KNOWN)) if slot not in taken.values())
-    slots = taken | {label: next(free) for label in sorted(set(labels) - set(taken))}
-    pick = {label: (slot % len(COLOURS), slot % len(MARKERS), slot % len(DASHES))
-            for label, slot in sorted(slots.items(), key=lambda item: item[1])}  # fmt: skip
-    return {k: Look(COLOURS[c], MARKERS[m], DASHES[d]) for k, (c, m, d) in pick.items()}
-
-
-@contextmanager
-def _theme() -> Iterator[None]:
-    with sns.axes_style("ticks"), sns.plotting_context("paper"), mpl.rc_context(THEME):
-        yield
-
-
-def reward_curve(comparisons: Sequence[Comparison], styles: dict[str, Look]) -> Figure:
+def reward_curve(comparison: Comparison, styles: Looks) -> Figure:
     """Reported train reward against the budget spent, on training and on unseen prompts."""
-    with _theme():
-        figure = Figure(figsize=(7.2, 2.9 * len(comparisons) + 0.6), layout="constrained")
-        grid = figure.subplots(len(comparisons), 2, squeeze=False, sharey="row")
-        for comparison, row in zip(comparisons, grid, strict=True):
-            for split, axes in zip(SPLITS, row, strict=True):
-                rows = comparison.evals[comparison.evals["split"] == split]
-                base = over_seeds(rows[rows["step"] == 0], comparison.reward).value
-                axes.axhline(base, color=GREY, linewidth=1, linestyle="--", zorder=1)
-                _lines(axes, rows, "spent", comparison.reward, styles)
-                axes.set(title=f"{SPLITS[split]} {comparison.task}")
-                axes.set(xlabel=f"budget spent ({comparison.budget_unit})")
-                axes.set_xlim(left=0)
-            row[0].set_ylabel(_name(comparison, comparison.reward))
-        _finish(figure, comparisons, styles, Line2D([], [], color=GREY, lw=1, ls="--"), "")
-    return figure
+    return _curves(
+        comparison,
+        styles,
+        [(split, "spent", f"budget spent ({comparison.budget_unit})") for split in SPLITS],
+        (1, 2),
+    )
 
 
-def overoptimisation(comparisons: Sequence[Comparison], styles: dict[str, Look]) -> Figure:
-    """Held-out rewards and diversity against the train reward, both on training prompts."""
-    names = [[*comparison.held_out, "diversity"] for comparison in comparisons]
-    width = max(map(len, names))
-    with _theme():
-        size = (max(3.6 * width, 4.5), 2.9 * len(comparisons) + 0.6)
-        figure = Figure(figsize=size, layout="constrained")
-        grid = figure.subplots(len(comparisons), width, squeeze=False)
-        for comparison, row, some in zip(comparisons, grid, names, strict=True):
-            rows = comparison.evals[comparison.evals["split"] == "train"]
-            for axes in row[len(some) :]:
-                axes.set_axis_off()
-            for name, axes in zip(some, row, strict=False):
-                _lines(axes, rows, comparison.reward, name, styles, last=True)
-                base = rows[rows["step"] == 0]
-                point = [over_seeds(base, n).value for n in (comparison.reward, name)]
-                axes.plot(*point, marker="*", color="black", markersize=9, zorder=5)
-                axes.set(xlabel=_name(comparison, comparison.reward))
-                axes.set(ylabel=_name(comparison, name), title=f"training {comparison.task}")
-        star = Line2D([], [], color="black", marker="*", ls="", markersize=9)
-        note = "Paths run from the base model to the last checkpoint (large marker). "
-        _finish(figure, comparisons, styles, star, note)
-    return figure
+def cost_curves(comparison: Comparison, styles: Looks) -> Figure:
+    """Reward on training prompts against optimizer steps, reward queries, FLOPs and seconds."""
+    frame = comparison.evals.assign(**{n: comparison.evals[c] / d for c, d, n in COSTS})
+    panels = [("train", name, name) for _, _, name in COSTS]
+    return _curves(comparison, styles, panels, (2, 2), frame)
 
 
-def _name(comparison: Comparison, reward: str) -> str:
-    unit = comparison.units.get(reward)
-    return f"{reward} ({unit})" if unit else reward
+def _curves(
+    comparison: Comparison,
+    styles: Looks,
+    panels: list[tuple[str, str, str]],  # split, column, axis label
+    shape: tuple[int, int],
+    frame: pd.DataFrame | None = None,
+) -> Figure:
+    styles, evals = used(styles, comparison.labels), comparison.evals if frame is None else frame
+    with theme():
+        figure = Figure(figsize=(PAGE, 2.5 * shape[0] + 0.9), layout="constrained")
+        grid = figure.subplots(*shape, squeeze=False, sharey=True)
+        for (split, column, name), axes in zip(panels, grid.flat, strict=True):
+            rows = evals[evals["split"] == split]
+            _base_line(axes, rows, comparison.reward)
+            _lines(axes, rows, column, comparison.reward, styles)
+            axes.set(title=f"{SPLITS[split]} {comparison.task}", xlabel=name, xlim=(0, None))
+        for axes in grid[:, 0]:
+            axes.set_ylabel(_name(comparison, comparison.reward))
+        return finish(figure, styles, caption(comparison.seeds()), {BASE: BASE_LINE})
 
 
-def _lines(axes: Axes, rows: pd.DataFrame, x: str, y: str, styles: dict[str, Look],
-           last: bool = False) -> None:  # fmt: skip
+def overoptimisation(comparison: Comparison, styles: Looks) -> Figure:
+    """Held-out rewards and what a reward hides, against the train reward, on training prompts."""
+    measures = ("diversity", "vendi", "drift", "collapse")
+    names = [n for n in (*comparison.held_out, *measures) if comparison.evals[n].notna().any()]
+    rows, styles = _split(comparison, "train"), used(styles, comparison.labels)
+    lines = math.ceil(len(names) / 2)
+    with theme():
+        figure = Figure(figsize=(PAGE, 2.4 * lines + 0.9), layout="constrained")
+        grid = figure.subplots(lines, 2, squeeze=False)
+        for axes in grid.flat[len(names) :]:
+            axes.set_axis_off()
+        for name, axes in zip(names, grid.flat, strict=False):
+            _lines(axes, rows, comparison.reward, name, styles, last=True)
+            _base_star(axes, rows, comparison.reward, name)
+            axes.set(xlabel=_name(comparison, comparison.reward), ylabel=_name(comparison, name))
+        note = "Training prompts. Paths run from the base model to the last checkpoint (large). "
+        return finish(figure, styles, note + caption(comparison.seeds()), {BASE: BASE_STAR})
+
+
+def pareto(comparison: Comparison, styles: Looks) -> Figure:
+    """Reward against diversity: every evaluated checkpoint, and those that none beats in both."""
+    rows, styles = _split(comparison, "unseen"), used(styles, comparison.labels)
+    with theme():
+        figure = Figure(figsize=(COLUMN, 3.3), layout="constrained")
+        axes = figure.subplots()
+        x, y = comparison.reward, "diversity"
+        for label, look in styles.items():
+            mine = rows[(rows["label"] == label) & (rows["step"] > 0)]
+            last = mine.groupby("cell").tail(1)
+            axes.plot(mine[x], mine[y], look.marker, color=look.color, ms=3.5, alpha=0.55, mew=0)
+            axes.plot(last[x], last[y], look.marker, color=look.color, ms=8, mec="white")
+        _base_star(axes, rows, x, y)
+        best = front(rows[[x, y]].dropna().to_numpy())
+        axes.step(best[:, 0], best[:, 1], where="pre", color=GREY, lw=0.9, zorder=1)
+        axes.set(xlabel=_name(comparison, x), ylabel="diversity (mean feature distance)")
+        note = (
+            f"Unseen {comparison.task}, every seed and evaluation, the last large. Line: what no "
+            "checkpoint beats in both. "
+        )
+        extra = {BASE: BASE_STAR, "Pareto front": Line2D([], [], color=GREY, lw=0.9)}
+        return finish(figure, styles, note + caption(comparison.seeds()), extra)
+
+
+def front(points: np.ndarray) -> np.ndarray:
+    """The points (n, 2) that no other point equals or beats in both coordinates, by the first."""
+    kept: list[np.ndarray] = []
+    for point in sorted(points.tolist(), key=lambda p: (-p[0], -p[1])):
+        if not kept or point[1] > kept[-1][1]:
+            kept.append(np.asarray(point))
+    return np.asarray(kept[::-1]).reshape(-1, 2)
+
+
+def time_to_target(comparison: Comparison, styles: Looks) -> Figure | None:
+    """Share of runs that had reached the target against what they had spent; None without one."""
+    goal = targets.target(comparison)
+    if goal is None:
+        return None
+    styles = used(styles, comparison.labels)
+    column, divisor, unit = BUDGETS["flops"]
+    end = comparison.evals[column].max() / divisor or 1.0
+    grid = np.linspace(0, end, 400)
+    with theme():
+        figure = Figure(figsize=(COLUMN, 3.3), layout="constrained")
+        axes = figure.subplots()
+        for number, (label, look) in enumerate(styles.items()):
+            for guarded in (False, True):
+                found = np.asarray(targets.costs(comparison, label, column, guarded)) / divisor
+                share = performance_profile(found.tolist(), grid.tolist())
+                style = {"lw": 1.8} if guarded else {"lw": 0.8, "alpha": 0.6}
+                shift = 0.012 * (number - (len(styles) - 1) / 2)  # lines at 0 and 1 stay apart
+                axes.plot(grid, share + shift, color=look.color, ls=look.linestyle, **style)
+                if guarded:
+                    reached = found[np.isfinite(found)]
+                    at = performance_profile(found.tolist(), reached.tolist()) + shift
+                    axes.plot(reached, at, look.marker, color=look.color, ms=5, mec="white")
+        axes.set(xlabel=f"spent ({unit})", ylabel="share of runs at the target", ylim=(-0.06, 1.06))
+        floors = ", ".join(f"{name} at least {floor:.3g}" for name, floor in goal.floors.items())
+        note = (
+            f"Target: {comparison.reward} {goal.level:.3g} on training prompts. Thick: with "
+            f"{floors}; thin: reward alone. Marks: runs. "
+        )
+        return finish(figure, styles, note + caption(comparison.seeds()), {})
+
+
+def _split(comparison: Comparison, split: str) -> pd.DataFrame:
+    return comparison.evals[comparison.evals["split"] == split]
+
+
+def _name(comparison: Comparison, column: str) -> str:
+    unit = comparison.units.get(column)
+    return f"{column} ({unit})" if unit else column
+
+
+def _base_line(axes: Axes, rows: pd.DataFrame, name: str) -> None:
+    base = over_seeds(rows[rows["step"] == 0], name).value
+    axes.axhline(base, color=GREY, linewidth=1, linestyle="--", zorder=1)
+
+
+def _base_star(axes: Axes, rows: pd.DataFrame, x: str, y: str) -> None:
+    base = rows[rows["step"] == 0]
+    point = [over_seeds(base, name).value for name in (x, y)]
+    axes.plot(*point, marker="*", color="black", markersize=9, zorder=5)
+
+
+def _lines(
+    axes: Axes, rows: pd.DataFrame, x: str, y: str, styles: Looks, last: bool = False
+) -> None:
     """One curve per method with its seeds behind it; ``last`` marks the last checkpoint."""
     for label, look in styles.items():
         mine = rows[rows["label"] == label]
+        if mine.empty:
+            continue
         seeds = mine.groupby("cell")
         for _, seed in seeds if len(seeds) > 1 else ():
             seed = seed.tail(1) if last else seed
             axes.plot(seed[x], seed[y], color=look.color, alpha=0.4, linewidth=0.6,
-                      marker=look.marker, markersize=1.8, markeredgewidth=0)  # fmt: skip
-        if mine.empty:
-            continue
+                      marker=look.marker, markersize=1.8 + 1.5 * last,
+                      markeredgewidth=0)  # fmt: skip
         mean = curve(mine, x, y)
-        every = max(1, len(mean) // 10)
         axes.plot(mean["x"], mean["value"], **vars(look), linewidth=1.6, markersize=5,
-                  markeredgecolor="white", markeredgewidth=0.5, markevery=every,
-                  zorder=3)  # fmt: skip
-        if not last:
-            axes.fill_between(
-                mean["x"], mean["low"], mean["high"], color=look.color, alpha=0.15, lw=0
-            )
-        else:
+                  markeredgecolor="white", markeredgewidth=0.5, zorder=3)  # fmt: skip
+        if last:
             axes.plot(*mean[["x", "value"]].iloc[-1], marker=look.marker, color=look.color,
                       markersize=9, markeredgecolor="white", zorder=4)  # fmt: skip
+        else:
+            low, high = mean["low"], mean["high"]
+            axes.fill_between(mean["x"], low, high, color=look.color, alpha=0.15, lw=0)
 
 
-def _finish(figure: Figure, comparisons: Sequence[Comparison], styles: dict[str, Look],
-            base: Line2D, note: str) -> None:  # fmt: skip
-    for axes in figure.axes:
-        axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.yaxis.set_major_locator(MaxNLocator(5))
-        axes.grid(True, color="0.92", linewidth=0.6)
-        sns.despine(ax=axes)
-    handles = [base, *(Line2D([], [], **vars(look), lw=1.6, ms=4.5) for look in styles.values())]
-    figure.legend(handles, [BASE, *styles], loc="outside upper center", frameon=False,
-                  ncols=min(len(handles), int(figure.get_figwidth() / 1.3)),
-                  handlelength=3)  # fmt: skip
-    seeds = [n for c in comparisons for n in c.evals.groupby("label")["seed"].nunique()]
-    text = textwrap.fill(note + caption(seeds), int(figure.get_figwidth() * 16))
-    figure.supxlabel(text, x=0.01, ha="left", fontsize=7.5, color=GREY)
+#: Every figure of a comparison by file name.
+FIGURES: dict[str, Callable[[Comparison, Looks], Figure | None]] = {
+    "reward_curve": reward_curve,
+    "cost_curves": cost_curves,
+    "overoptimisation": overoptimisation,
+    "pareto": pareto,
+    "time_to_target": time_to_target,
+}

@@ -1,4 +1,4 @@
-"""Reads the records of one run: JSON lines in, pandas DataFrames out.
+"""Reads the records of one directory: JSON lines in, pandas DataFrames out.
 
 Nothing is written and nothing but the standard library and pandas is needed, so records can be read
 where no method can run.
@@ -14,12 +14,13 @@ from typing import Any
 import pandas as pd
 
 COUNTERS = ("flops", "reward_queries", "nfe", "seconds")
+MEASURES = ("diversity", "vendi", "drift", "collapse")  # what a reward alone hides
 # budget kind -> (column of the evaluations, divisor, axis label)
 BUDGETS = {
-    "flops": ("flops", 1e12, "TFLOP"),
-    "reward_queries": ("reward_queries", 1.0, "reward queries"),
-    "queries": ("reward_queries", 1.0, "reward queries"),
     "steps": ("step", 1.0, "optimizer steps"),
+    "queries": ("reward_queries", 1.0, "reward queries"),
+    "flops": ("flops", 1e12, "TFLOP"),
+    "nfe": ("nfe", 1.0, "NFE"),
     "seconds": ("seconds", 1.0, "seconds"),
 }
 
@@ -28,37 +29,74 @@ class ReportError(Exception):
     """The directory cannot be reported on; shown as one line."""
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSON-lines file; a last line cut short by a crash is left out."""
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; anything else is a ReportError."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ReportError(f"{path.name} cannot be read ({error})") from error
+    if not isinstance(value, dict):
+        raise ReportError(f"{path.name} is not an object")
+    return value
+
+
+def read_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
+    """The records of a JSON-lines file; a last line cut short by a crash is left out and noted.
+
+    Raises ReportError for any other line that is not a JSON object.
+    """
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     records = []
     for number, line in enumerate(lines, 1):
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except ValueError as error:
             if number < len(lines):
                 raise ReportError(f"{path.name} line {number} is not JSON") from error
+            problems.append(f"truncated: the last line of {path.name} was left out")
+            continue
+        if not isinstance(record, dict):
+            raise ReportError(f"{path.name} line {number} is not an object")
+        records.append(record)
     return records
 
 
-def read_evals(path: Path, info: Mapping[str, Any]) -> pd.DataFrame:
-    """The evaluations of the cell at ``path`` by step; ``info`` is its ``cell.json``."""
+def read_evals(path: Path, info: Mapping[str, Any], problems: list[str]) -> pd.DataFrame:
+    """The evaluations of the cell at ``path`` by step; ``info`` is its ``cell.json``.
+
+    Records that are not evaluations, and repeated ones (the later counts: a resumed run went on
+    from it), are left out and noted in ``problems``.
+    """
     column, divisor, _ = BUDGETS.get(info["budget"]["kind"], ("", 1.0, ""))
     rows = []
-    for record in read_lines(path / "evals.jsonl"):
-        row: dict[str, Any] = {"cell": path.name, "seed": int(info["seed"])}
-        row |= {name: record[name] for name in ("split", "step", "fraction", *COUNTERS)}
+    for record in read_lines(path / "evals.jsonl", problems):
+        try:
+            row: dict[str, Any] = {"cell": path.name, "seed": int(info["seed"])}
+            row |= {name: record[name] for name in ("split", "step", "fraction", *COUNTERS)}
+            row |= {name: record["rewards"][name] for name in info["reported"]}
+        except (KeyError, TypeError) as error:
+            problems.append(f"foreign: a record of evals.jsonl without {error} was left out")
+            continue
         spent = row[column] / divisor if column else row["fraction"] * info["budget"]["amount"]
-        row |= {"spent": spent, "diversity": record.get("diversity")}
-        rows.append(row | {"per_image": record.get("per_image", [])} | record["rewards"])
-    # A resumed run repeats evaluations: the later record is the one it went on from.
-    frame = pd.DataFrame(rows, columns=None if rows else ["split", "step"])
-    return frame.drop_duplicates(["split", "step"], keep="last").sort_values("step", kind="stable")
+        row |= {"spent": spent, "per_image": record.get("per_image", [])}
+        rows.append(row | {name: record.get(name, float("nan")) for name in MEASURES})
+    frame = pd.DataFrame(rows, columns=None if rows else ["split", "step", "fraction"])
+    once = frame.drop_duplicates(["split", "step", "fraction"], keep="last")
+    if len(once) < len(frame):
+        problems.append(f"duplicated: {len(frame) - len(once)} evaluations repeated; last counts")
+    return once.sort_values(["step", "fraction"], kind="stable")
 
 
-def read_steps(path: Path) -> pd.DataFrame:
+def read_steps(path: Path, problems: list[str]) -> pd.DataFrame:
     """The optimizer steps of the cell at ``path``; of a repeated one, the later record."""
-    frame = pd.DataFrame(read_lines(path / "steps.jsonl"))
+    records = read_lines(path / "steps.jsonl", problems)
+    foreign = [record for record in records if "step" not in record]
+    if foreign:
+        problems.append(f"foreign: {len(foreign)} records of steps.jsonl without a step left out")
+    frame = pd.DataFrame([record for record in records if "step" in record])
     if frame.empty:
         return frame
-    return frame.drop_duplicates("step", keep="last").assign(cell=path.name)
+    once = frame.drop_duplicates("step", keep="last")
+    if len(once) < len(frame):
+        problems.append(f"duplicated: {len(frame) - len(once)} optimizer steps repeated")
+    return once

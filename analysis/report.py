@@ -1,4 +1,4 @@
-"""Rebuilds every figure and table of a directory of runs."""
+"""Rebuilds every figure, table and picture of directories of runs, and the page with them all."""
 
 from __future__ import annotations
 
@@ -7,71 +7,104 @@ import re
 from io import BytesIO
 from pathlib import Path
 
-import pandas as pd
+from PIL import Image
 
-from analysis import curves, tables
-from analysis.collect import Comparison, collect
-from analysis.gallery import gallery
-from analysis.statistics import caption
+from analysis import curves, gallery, preference, published, soups, tables
+from analysis.collect import Comparison, Evaluated, collect
+from analysis.page import Section, page
+from analysis.sheets import Sheet, latex, markdown, numbers
+from analysis.style import Looks, encoded, looks
 
 
-def write_report(out: Path) -> str:
-    """Write all derived files into the directory of runs ``out`` and return the Markdown table.
+def write_report(*runs: Path, out: Path | None = None) -> str:
+    """Write everything into ``out`` (the first directory of ``runs``); the main table as Markdown.
 
-    Files: reward_curve.png and .pdf, overoptimisation.png, table.md, table.csv, table.tex and
-    before_after_<method>.png. Records are only read, so it can be called again at any time, also
-    while runs are going on. Raises ``ReportError`` when ``out`` holds no runs.
+    Files: report.html; figures as PNG and PDF; tables as Markdown, CSV and LaTeX; grids of
+    pictures. Records are only read, so it can be called again at any time, also while runs are
+    going on. Raises ``ReportError`` when ``runs`` hold no records.
     """
-    comparisons, failed = collect(out)
-    notes = [f"- failed: {name}: {reason}" for name, reason in failed.items()]
-    for comparison in comparisons:
-        for cell in comparison.cells:
-            if not cell.finished:
-                notes.append(f"- unfinished: {cell.path.name}: optimizer step {cell.last_step}")
-    drawn = [c for c in comparisons if not c.evals.empty and (c.evals["step"] > 0).any()]
-    labels = {cell.label for comparison in comparisons for cell in comparison.cells}
-    styles = curves.looks(sorted(labels))
-    parts, sheets, latex = [], [], []
-    for comparison in comparisons:
-        if comparison.evals.empty:
-            continue
-        frame = tables.table(comparison, list(styles))
-        parts.append(_section(comparison, frame))
-        sheets.append(tables.numbers(comparison, frame))
-        latex.append(f"% {comparison.title}\n{tables.latex(frame)}")
-        for label in styles:
-            grid = gallery(comparison, label)
-            if grid:
-                several = f"_{comparisons.index(comparison)}" if len(comparisons) > 1 else ""
-                name = re.sub(r"[^\w.=-]+", "-", label).strip("-")
-                buffer = BytesIO()
-                grid.save(buffer, "PNG")
-                _write(out / f"before_after_{name}{several}.png", buffer.getvalue())
-    if drawn:
-        for name, figure in (
-            ("reward_curve", curves.reward_curve(drawn, styles)),
-            ("overoptimisation", curves.overoptimisation(drawn, styles)),
-        ):
-            for kind in ("png", "pdf") if name == "reward_curve" else ("png",):
-                buffer = BytesIO()
-                dated = {"CreationDate": None} if kind == "pdf" else None  # same bytes again
-                figure.savefig(buffer, format=kind, dpi=200, metadata=dated)
-                _write(out / f"{name}.{kind}", buffer.getvalue())
-    text = "\n".join(parts or ["No evaluations yet.\n"])
-    if notes:
-        text += "\nNot (fully) in the table:\n\n" + "\n".join(notes) + "\n"
-    sheet = pd.concat(sheets, ignore_index=True) if sheets else pd.DataFrame()
-    _write(out / "table.csv", sheet.to_csv(index=False).encode())
-    _write(out / "table.tex", "\n".join(latex).encode())
-    _write(out / "table.md", text.encode())
-    return text
+    found, out = collect(*runs), out or runs[0]
+    out.mkdir(parents=True, exist_ok=True)
+    labels = {label for comparison in found.comparisons for label in comparison.labels}
+    styles, sheets = looks(sorted(labels)), dict[str, list[Sheet]]()
+    drawn = [c for c in found.comparisons if not c.evals.empty]
+    sections = [
+        _runs(comparison, styles, sheets, out, f"_{i}" if len(drawn) > 1 else "")
+        for i, comparison in enumerate(drawn)
+    ]
+    sections += [_evaluation(evaluated, out) for evaluated in found.evaluated if evaluated.rows]
+    notes = list(found.notes)
+    others = {
+        "across": tables.across(drawn),
+        "preference": preference.results(runs, notes),
+        "published": published.sheet(),
+    }
+    for name, sheet in others.items():
+        if sheet:
+            sheets[name] = [sheet]
+            sections.append(Section(sheet.title, [sheet]))
+    lines = "".join(f"- {note}\n" for note in notes)
+    missing = f"\nNot (fully) in the table:\n\n{lines}" if notes else ""
+    for name, several in sheets.items():
+        _write(out / f"{name}.csv", numbers(several).to_csv(index=False).encode())
+        _write(out / f"{name}.tex", "\n".join(map(latex, several)).encode())
+        text = "\n".join(map(markdown, several))
+        _write(out / f"{name}.md", (text + missing * (name == "table")).encode())
+    _write(out / "report.html", page(sections, notes).encode())
+    main = "\n".join(map(markdown, sheets.get("table", []))) or "No evaluations yet.\n"
+    return main + missing
 
 
-def _section(comparison: Comparison, frame: pd.DataFrame) -> str:
-    seeds = comparison.evals.groupby("label")["seed"].nunique().tolist()
-    units = "; ".join(f"{k}: {v}" for k, v in comparison.units.items() if v)
-    note = f"Ranked by the reward on unseen prompts. Units: {units}. {caption(seeds)}"
-    return f"{comparison.title}\n\n{tables.markdown(frame)}\n{note}\n"
+def _runs(
+    comparison: Comparison, styles: Looks, sheets: dict[str, list[Sheet]], out: Path, suffix: str
+) -> Section:
+    section = Section(comparison.title)
+    for name, build in tables.TABLES.items():
+        if sheet := build(comparison):
+            sheets.setdefault(name, []).append(sheet)
+            section.sheets.append(sheet)
+    if (comparison.evals["step"] > 0).any():
+        for name, draw in curves.FIGURES.items():
+            if figure := draw(comparison, styles):
+                _write(out / f"{name}{suffix}.pdf", encoded(figure, "pdf"))
+                png = encoded(figure, "png")
+                _write(out / f"{name}{suffix}.png", png)
+                section.figures[name.replace("_", " ")] = png
+    grids = {"methods": gallery.methods(comparison)}
+    for label in comparison.labels:
+        grids[f"before_after_{_slug(label)}"] = gallery.before_after(comparison, label)
+        grids[f"along_training_{_slug(label)}"] = gallery.along_training(comparison, label)
+    _pictures(section, grids, out, suffix)
+    section.questions.extend(preference.questions(comparison))
+    return section
+
+
+def _evaluation(evaluated: Evaluated, out: Path) -> Section:
+    section = Section(f"{evaluated.title} ({evaluated.info['kind']})")
+    name = evaluated.path.name
+    if draw := soups.FIGURES.get(evaluated.info["kind"]):
+        figure = draw(evaluated)
+        _write(out / f"{name}.pdf", encoded(figure, "pdf"))
+        section.figures[name] = encoded(figure, "png")
+        _write(out / f"{name}.png", section.figures[name])
+    section.sheets.append(soups.sheet(evaluated))
+    _pictures(section, {f"{name}_pictures": gallery.along_soup(evaluated)}, out, "")
+    return section
+
+
+def _pictures(
+    section: Section, grids: dict[str, Image.Image | None], out: Path, suffix: str
+) -> None:
+    for name, grid in grids.items():
+        if grid:
+            buffer = BytesIO()
+            grid.save(buffer, "PNG")
+            _write(out / f"{name}{suffix}.png", buffer.getvalue())
+            section.figures[name.replace("_", " ")] = buffer.getvalue()
+
+
+def _slug(label: str) -> str:
+    return re.sub(r"[^\w.=-]+", "-", label).strip("-")
 
 
 def _write(path: Path, content: bytes) -> None:

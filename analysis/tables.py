@@ -1,16 +1,30 @@
-"""The table of results: one DataFrame, written as Markdown, CSV and LaTeX."""
+"""The tables about runs. Each takes one comparison and gives a Sheet, or None without data."""
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import pandas as pd
 
-from analysis.collect import Comparison
-from analysis.statistics import Estimate, last_rows, over_seeds
+from analysis import published, targets
+from analysis.collect import Comparison, flat
+from analysis.records import BUDGETS, MEASURES
+from analysis.sheets import Sheet, Value, point
+from analysis.statistics import (
+    Estimate,
+    caption,
+    last_rows,
+    over_seeds,
+    paired_difference,
+    probability_of_improvement,
+    stratified,
+    summarise,
+)
+from analysis.style import BASE
 
-BASE = "base model"
 SPLITS = {"train": "training", "unseen": "unseen"}
 COSTS = {  # header -> (column of the evaluations, divisor, format)
     "optimizer steps": ("step", 1.0, ",.0f"),
@@ -19,106 +33,246 @@ COSTS = {  # header -> (column of the evaluations, divisor, format)
     "TFLOP": ("flops", 1e12, ",.4g"),
     "seconds": ("seconds", 1.0, ",.0f"),
 }
+STYLES = {header: style for header, (_, _, style) in COSTS.items()} | {"seeds": ".0f"}
 
 
-def table(comparison: Comparison, labels: list[str]) -> pd.DataFrame:
-    """Rows: the base model, then ``labels``, best first by the reward on unseen prompts.
+def generalisation(comparison: Comparison) -> Sheet | None:
+    """The base model, then the methods, best first by the reward on unseen prompts.
 
-    Cells: ``Estimate`` over seeds at the last checkpoint.
-
-    Columns: the reported train reward, each held-out reward and diversity, on training and unseen
-    prompts; then what it cost (per run) and the number of seeds.
+    Train reward, held-out rewards and measures at the last checkpoint, on training and on unseen
+    prompts; then what it cost (per run), the number of seeds, and what was published.
     """
     evals = comparison.evals
     last = last_rows(evals)
     groups = {BASE: evals[evals["step"] == 0]}
-    groups |= {label: last[last["label"] == label] for label in labels}
+    groups |= {label: last[last["label"] == label] for label in comparison.labels}
     splits = [split for split in SPLITS if split in set(evals["split"])]
-    rows = {}
+    if not splits:
+        return None
+    measures = [name for name in MEASURES if evals[name].notna().any()]
+    names = [comparison.reward, *comparison.held_out, *measures]
+    rows: list[dict[str, Value]] = []
     for label, group in groups.items():
-        if group.empty:
-            continue
-        row = {}
-        for name in (comparison.reward, *comparison.held_out, "diversity"):
-            for split in splits:
-                row[f"{name}, {SPLITS[split]}"] = over_seeds(group[group["split"] == split], name)
-        # Counters are cumulative: of the splits evaluated at one step, the last has all of it.
-        spent = group.groupby(["cell", "seed"], as_index=False)[[c for c, *_ in COSTS.values()]]
-        spent = spent.max()
-        for header, (column, divisor, _) in COSTS.items():
-            values = [] if label == BASE else (spent[column] / divisor).tolist()
-            mean = sum(values) / len(values) if values else math.nan
-            row[header] = Estimate(value=mean, low=math.nan, high=math.nan, seeds=len(values))
-        seeds = group["seed"].nunique()
-        row["seeds"] = Estimate(value=seeds, low=math.nan, high=math.nan, seeds=seeds)
-        rows[label] = row
-    decisive = f"{comparison.reward}, {SPLITS[splits[-1]]}" if splits else ""
+        if not group.empty:
+            rows.append({"method": label} | _scores(group, names, splits) | _costs(group, label))
+    decisive = f"{comparison.reward}, {SPLITS[splits[-1]]}"
+    rows.sort(key=lambda row: _rank(row, decisive))
+    scores = [f"{name}, {SPLITS[split]}" for name in names for split in splits]
+    columns = ["method", *scores, *COSTS, "seeds"]
+    known = published.beside(comparison)
+    if known:
+        columns.append("published")
+        rows = [row | {"published": known.get(str(row["method"]), "-")} for row in rows]
+    units = "; ".join(f"{k}: {v}" for k, v in comparison.units.items() if v)
+    note = f"Ranked by the reward on unseen prompts. Units: {units}. {caption(comparison.seeds())}"
+    return Sheet(title=comparison.title, note=note, columns=columns, rows=rows, styles=STYLES)
 
-    def rank(label: str) -> tuple[bool, bool, float]:
-        reward = rows[label][decisive].value
-        return label != BASE, math.isnan(reward), -reward
 
-    ranked = sorted(rows, key=rank)
-    return pd.DataFrame.from_dict({k: rows[k] for k in ranked}, orient="index").rename_axis(
-        "method"
+def _scores(group: pd.DataFrame, names: list[str], splits: list[str]) -> dict[str, Value]:
+    return {
+        f"{name}, {SPLITS[split]}": over_seeds(group[group["split"] == split], name)
+        for name in names
+        for split in splits
+    }
+
+
+def _costs(group: pd.DataFrame, label: str) -> dict[str, Value]:
+    """Means per run; the counters are the same for all splits of an evaluation."""
+    spent = group.groupby("cell")[[column for column, _, _ in COSTS.values()]].max()
+    row: dict[str, Value] = {
+        header: point(math.nan, 0) if label == BASE else point(float(spent[column].mean()) / size)
+        for header, (column, size, _) in COSTS.items()
+    }
+    return row | {"seeds": point(int(group["seed"].nunique()))}
+
+
+def _rank(row: dict[str, Value], decisive: str) -> tuple[bool, bool, float]:
+    score = row[decisive]
+    assert isinstance(score, Estimate)
+    return row["method"] != BASE, math.isnan(score.value), -score.value
+
+
+def matched_compute(comparison: Comparison) -> Sheet | None:
+    """From one set of runs: the reward on unseen prompts at equal FLOPs, queries and seconds."""
+    evals = comparison.evals[comparison.evals["split"] == "unseen"]
+    if evals.empty or evals["step"].max() == 0:
+        return None
+    columns, rows = ["method"], {label: dict[str, Value](method=label) for label in _tuned(evals)}
+    for column, divisor, unit in (BUDGETS[kind] for kind in ("flops", "queries", "seconds")):
+        for level in levels(float(evals[column].max()) / divisor):
+            header = f"{level:,.4g} {unit}"
+            columns.append(header)
+            for label, row in rows.items():
+                row[header] = _at(evals[evals["label"] == label], column, level * divisor,
+                                  comparison.reward)  # fmt: skip
+    note = (
+        f"{comparison.reward} on unseen prompts, linear between evaluations; '-': no run of that "
+        f"length. {caption(comparison.seeds())}"
     )
+    return Sheet(title=comparison.title, note=note, columns=columns, rows=[*rows.values()])
 
 
-def _text(header: str, estimate: Estimate) -> str:
-    if math.isnan(estimate.value):
-        return "-" if estimate.seeds == 0 else "nan"
-    style = COSTS[header][2] if header in COSTS else ".0f" if header == "seeds" else ".3f"
-    value = format(estimate.value, style)
-    if math.isnan(estimate.low):
-        return value
-    return f"{value} [{estimate.low:{style}}, {estimate.high:{style}}]"
+def levels(most: float) -> list[float]:
+    """The last three of 1, 2, 5, 10, 20, ... that do not exceed ``most``.
+
+    Other methods decide which levels are shown, never what stands there.
+    """
+    if not most > 0:
+        return []
+    top = math.floor(math.log10(most))
+    steps = [float(f"{m}e{e}") for e in (top - 1, top) for m in (1, 2, 5)]
+    return [step for step in steps if step <= most][-3:]
 
 
-def _cells(frame: pd.DataFrame, escape: Callable[[str], str]) -> list[list[str]]:
-    """Header and rows as text, each piece passed through ``escape``."""
-    lines = [["method", *frame.columns]]
-    for label, row in frame.iterrows():
-        lines.append([str(label), *(_text(str(name), row[name]) for name in frame.columns)])
-    return [[escape(piece) for piece in line] for line in lines]
+def _at(rows: pd.DataFrame, column: str, level: float, reward: str) -> Estimate:
+    runs = [run for _, run in rows.groupby("seed")]
+    found = [targets.at_cost(run, column, reward, level) for run in runs]
+    values = [value for value in found if not math.isnan(value)]
+    return summarise(values) if len(values) == len(found) else point(math.nan, 0)
 
 
-def markdown(frame: pd.DataFrame) -> str:
-    """A pipe table, padded so that it also reads in a terminal."""
-    lines = _cells(frame, lambda text: text.replace("|", "\\|"))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    rules = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    text = ""
-    for first, *rest in (lines[0], rules, *lines[1:]):
-        padded = [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
-        text += f"| {' | '.join([first.ljust(widths[0]), *padded])} |\n"
-    return text
+def _tuned(evals: pd.DataFrame) -> list[str]:
+    return sorted(set(evals.loc[evals["step"] > 0, "label"]))
 
 
-def latex(frame: pd.DataFrame) -> str:
-    """A booktabs tabular."""
-    header, *lines = [" & ".join(cells) + r" \\" for cells in _cells(frame, _latex_escape)]
-    columns = "l" + "r" * len(frame.columns)
-    body = [header, r"\midrule", *lines]
-    inner = "\n".join([r"\toprule", *body, r"\bottomrule"])
-    return f"\\begin{{tabular}}{{{columns}}}\n{inner}\n\\end{{tabular}}\n"
+def time_to_target(comparison: Comparison) -> Sheet | None:
+    """How many runs reached the target, and the median of what that took."""
+    goal = targets.target(comparison)
+    if goal is None:
+        return None
+    rows: list[dict[str, Value]] = []
+    for label in comparison.labels:
+        row: dict[str, Value] = {"method": label}
+        for guarded, word in ((False, "reward alone"), (True, "guarded")):
+            found = targets.costs(comparison, label, "flops", guarded)
+            reached = sum(map(math.isfinite, found))
+            row[f"reached, {word}"] = f"{reached} of {len(found)}"
+            for kind in ("flops", "queries", "seconds"):
+                column, divisor, unit = BUDGETS[kind]
+                spent = targets.costs(comparison, label, column, guarded)
+                median = float(np.median(spent)) / divisor if spent else math.inf
+                row[f"{unit}, {word}"] = "never" if math.isinf(median) else f"{median:,.4g}"
+        rows.append(row)
+    floors = ", ".join(f"{name} >= {floor:.3g}" for name, floor in goal.floors.items())
+    note = (
+        f"Target: {comparison.reward} >= {goal.level:.4g} on training prompts (base model plus "
+        f"{targets.EFFECT:g} standard deviations of its pictures). Guarded: at an evaluation with "
+        f"{floors}. Medians over runs; a run that never got there counts as infinite."
+    )
+    return Sheet(title=comparison.title, note=note, columns=list(rows[0]), rows=rows)
 
 
-def _latex_escape(text: str) -> str:
-    return "".join(f"\\{c}" if c in "&%$#_{}" else c for c in text)
+def pairs(comparison: Comparison) -> Sheet | None:
+    """Each pair of methods: difference on common noise, and probability of improvement."""
+    last = last_rows(comparison.evals)
+    last = last[last["split"] == "unseen"]
+    rows: list[dict[str, Value]] = []
+    for one, other in itertools.combinations(_tuned(last), 2):
+        mine, theirs = (last[last["label"] == label] for label in (one, other))
+        seeds = [rows.groupby("seed")[comparison.reward].mean() for rows in (mine, theirs)]
+        rows.append(
+            {
+                "methods": f"{one} - {other}",
+                "difference": paired_difference(_differences(mine, theirs, comparison.reward)),
+                "P(better)": probability_of_improvement([seeds[0].tolist()], [seeds[1].tolist()]),
+            }
+        )
+    if not rows:
+        return None
+    note = (
+        f"{comparison.reward} on unseen prompts, last checkpoints. Difference: same prompts and "
+        "noise, averaged over seeds; its 95 % interval is over prompts, for these runs. "
+        f"P(better): a run of the first beats one of the second. {caption(comparison.seeds())}"
+    )
+    columns = ["methods", "difference", "P(better)"]
+    return Sheet(title=comparison.title, note=note, columns=columns, rows=rows)
 
 
-def numbers(comparison: Comparison, frame: pd.DataFrame) -> pd.DataFrame:
-    """The same in plain numbers for CSV; intervals get columns ``... low`` and ``... high``."""
-    rows = []
-    for label, row in frame.iterrows():
-        line: dict[str, object] = {
-            "task": comparison.task, "train reward": comparison.reward,
-            "backbone": comparison.backbone, "budget": comparison.budget,
-            "budget unit": comparison.budget_unit, "method": label,
-        }  # fmt: skip
-        for name in frame.columns:
-            line[name] = row[name].value
-            if name not in COSTS and name != "seeds":
-                line |= {f"{name} low": row[name].low, f"{name} high": row[name].high}
-        rows.append(line)
-    return pd.DataFrame(rows)
+def _differences(mine: pd.DataFrame, theirs: pd.DataFrame, reward: str) -> list[list[float]]:
+    """Per prompt, the differences of its pictures, each first averaged over a method's runs."""
+    means = []
+    for rows in (mine, theirs):
+        runs = [[p["rewards"][reward] for p in pictures] for pictures in rows["per_image"]]
+        means.append(np.mean(runs, axis=0) if len({len(run) for run in runs}) == 1 else None)
+    prompts = [str(p["prompt"]) for p in mine["per_image"].iloc[0]]
+    if means[0] is None or means[1] is None or len(means[0]) != len(means[1]):
+        return []
+    by_prompt: dict[str, list[float]] = {}
+    for prompt, difference in zip(prompts, means[0] - means[1], strict=True):
+        by_prompt.setdefault(prompt, []).append(float(difference))
+    return list(by_prompt.values())
+
+
+def ablation(comparison: Comparison) -> Sheet | None:
+    """Variants of one method (the same configuration fields) by the values that set them apart."""
+    configs = {cell.label: flat(cell.info["config"]) for cell in comparison.cells}
+    last, families = last_rows(comparison.evals), dict[frozenset[str], list[str]]()
+    for label in sorted(configs):
+        families.setdefault(frozenset(configs[label]), []).append(label)
+    rows: list[dict[str, Value]] = []
+    varied: list[str] = []
+    for labels in families.values():
+        first = configs[labels[0]]
+        keys = [k for k in first if any(configs[label][k] != first[k] for label in labels)]
+        varied += [key for key in keys if key not in varied]
+        for label in labels if len(labels) > 1 else ():
+            group = last[last["label"] == label]
+            row: dict[str, Value] = {"method": label} | {k: configs[label][k] for k in keys}
+            names = [comparison.reward, *comparison.held_out, "diversity"]
+            rows.append(row | _scores(group, names, list(SPLITS)))
+    if not rows:
+        return None
+    columns = list(dict.fromkeys(["method", *varied, *(key for row in rows for key in row)]))
+    note = f"Only the settings that differ are shown. {caption(comparison.seeds())}"
+    return Sheet(title=comparison.title, note=note, columns=columns, rows=rows)
+
+
+def memory(comparison: Comparison) -> Sheet | None:
+    """Peak device memory of the optimizer steps, where it was recorded."""
+    rows: list[dict[str, Value]] = []
+    for label in comparison.labels:
+        cells = [cell for cell in comparison.cells if cell.label == label]
+        peaks = [cell.peak_bytes / 2**30 for cell in cells if not math.isnan(cell.peak_bytes)]
+        if peaks:
+            rows.append({"method": label, "peak memory (GiB)": point(max(peaks), len(peaks))})
+    if not rows:
+        return None
+    note = "The most that any run's optimizer steps had allocated on the device."
+    return Sheet(title=comparison.title, note=note, columns=list(rows[0]), rows=rows)
+
+
+def across(comparisons: Sequence[Comparison]) -> Sheet | None:
+    """Methods over several comparisons, in units that they share; None for a single one."""
+    if len(comparisons) < 2:
+        return None
+    last = [last_rows(comparison.evals) for comparison in comparisons]
+    found: dict[str, list[list[float]]] = {}
+    for comparison, rows in zip(comparisons, last, strict=True):
+        for label in _tuned(rows):
+            gains = targets.gains(comparison, rows[rows["label"] == label], "unseen")
+            if gains:
+                found.setdefault(label, []).append(gains)
+    rows_: list[dict[str, Value]] = [
+        {"method": label, "gain": stratified(tasks), "comparisons": str(len(tasks))}
+        for label, tasks in sorted(found.items())
+    ]
+    if not rows_:
+        return None
+    note = (
+        "Gain over the base model on unseen prompts, in standard deviations of its pictures; "
+        "seeds resampled within each comparison. Methods with different numbers of comparisons "
+        f"are not comparable. {caption([n for c in comparisons for n in c.seeds()])}"
+    )
+    columns = ["method", "gain", "comparisons"]
+    return Sheet(title="All comparisons", note=note, columns=columns, rows=rows_)
+
+
+#: Every table of a comparison by file name; the first is printed.
+TABLES: dict[str, Callable[[Comparison], Sheet | None]] = {
+    "table": generalisation,
+    "matched_compute": matched_compute,
+    "time_to_target": time_to_target,
+    "pairs": pairs,
+    "ablation": ablation,
+    "memory": memory,
+}

@@ -1,0 +1,51 @@
+"""The report as one self-contained HTML page: no network, no other file."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, select_autoescape
+
+from analysis.sheets import Sheet
+
+
+@dataclass(frozen=True)
+class Section:
+    """A chapter of the page: tables, PNG files by caption, and pairs of the preference test."""
+
+    title: str
+    sheets: list[Sheet] = field(default_factory=list)
+    figures: dict[str, bytes] = field(default_factory=dict)
+    questions: list[dict[str, str]] = field(default_factory=list)
+
+
+def page(sections: Sequence[Section], notes: Sequence[str]) -> str:
+    """The HTML text."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=select_autoescape(),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"uri": _uri, "number": _number}
+    questions = [
+        question | {"comparison": section.title}
+        for section in sections
+        for question in section.questions
+    ]
+    template = environment.get_template("page.html")
+    return template.render(sections=sections, notes=notes, questions=questions)
+
+
+def _uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _number(text: str) -> str:
+    """What a cell sorts by: the number it starts with, or nothing."""
+    match = re.match(r"-?[\d,]*\.?\d+(e[+-]?\d+)?", text)
+    return match.group().replace(",", "") if match else ""
