@@ -104,7 +104,7 @@ def pareto(comparison: Comparison, styles: Looks) -> Figure:
         _base_star(axes, rows, x, y)
         best = front(rows[[x, y]].dropna().to_numpy())
         axes.step(best[:, 0], best[:, 1], where="pre", color=GREY, lw=0.9, zorder=1)
-        axes.set(xlabel=_name(comparison, x), ylabel="diversity (mean feature distance)")
+        axes.set(xlabel=_name(comparison, x), ylabel="diversity")
         note = (
             f"Unseen {comparison.task}, every seed and evaluation, the last large. Line: what no "
             "checkpoint beats in both. "
@@ -140,7 +140,14 @@ def time_to_target(comparison: Comparison, styles: Looks) -> Figure | None:
                 share = performance_profile(found.tolist(), grid.tolist())
                 style = {"lw": 1.8} if guarded else {"lw": 0.8, "alpha": 0.6}
                 shift = 0.012 * (number - (len(styles) - 1) / 2)  # lines at 0 and 1 stay apart
-                axes.plot(grid, share + shift, color=look.color, ls=look.linestyle, **style)
+                axes.plot(
+                    grid,
+                    share + shift,
+                    color=look.color,
+                    ls=look.linestyle,
+                    **style,
+                    drawstyle="steps-post",
+                )
                 if guarded:
                     reached = found[np.isfinite(found)]
                     at = performance_profile(found.tolist(), reached.tolist()) + shift
@@ -148,7 +155,7 @@ def time_to_target(comparison: Comparison, styles: Looks) -> Figure | None:
         axes.set(xlabel=f"spent ({unit})", ylabel="share of runs at the target", ylim=(-0.06, 1.06))
         floors = ", ".join(f"{name} at least {floor:.3g}" for name, floor in goal.floors.items())
         note = (
-            f"Target: {comparison.reward} {goal.level:.3g} on training prompts. Thick: with "
+            f"Target: {comparison.reward} {goal.level:.4g} on training prompts. Thick: with "
             f"{floors}; thin: reward alone. Marks: runs. "
         )
         return finish(figure, styles, note + caption(comparison.seeds()), {})

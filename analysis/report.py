@@ -98,7 +98,7 @@ def _pictures(
     for name, grid in grids.items():
         if grid:
             buffer = BytesIO()
-            grid.save(buffer, "PNG")
+            grid.save(buffer, "PNG", compress_level=3)
             _write(out / f"{name}{suffix}.png", buffer.getvalue())
             section.figures[name.replace("_", " ")] = buffer.getvalue()
 

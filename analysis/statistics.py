@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,12 @@ def stratified(tasks: Sequence[Sequence[float]]) -> Estimate:
     interval, because a bootstrap of so few values covers the truth far less often than it says. A
     NaN is a diverged run and makes the result NaN: leaving it out would flatter the method.
     """
-    samples = [np.asarray(task, dtype=float) for task in tasks]
+    return _stratified(tuple(tuple(map(float, task)) for task in tasks))
+
+
+@lru_cache(maxsize=100_000)  # several figures and tables ask for the same numbers
+def _stratified(tasks: tuple[tuple[float, ...], ...]) -> Estimate:
+    samples = [np.asarray(task) for task in tasks]
     everything = np.concatenate(samples) if samples else np.empty(0)
     count = min((len(sample) for sample in samples), default=0)
     if count == 0 or np.isnan(everything).any():

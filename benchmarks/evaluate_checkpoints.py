@@ -74,6 +74,11 @@ class Candidate:
     part: tuple[float, float] = (0.0, 1.0)
 
 
+def parse(arguments: list[str]) -> Options:
+    """The command line."""
+    return tyro.cli(Options, args=arguments, prog="run_benchmark.py evaluate", description=__doc__)
+
+
 def candidates(options: Options) -> list[Candidate]:
     """What to evaluate after the base model. Raises UserError for what does not go together."""
     count = len(options.checkpoints)
@@ -195,9 +200,7 @@ def _side(key: str, matrix: Tensor) -> int:
 
 def main(arguments: list[str]) -> int:
     """Evaluate unless the same evaluation is there already, and print it."""
-    options = tyro.cli(
-        Options, args=arguments, prog="run_benchmark.py evaluate", description=__doc__
-    )
+    options = parse(arguments)
     for plugin in options.plugin:
         registry.load_plugin(plugin)
     chosen = candidates(options)

@@ -31,6 +31,8 @@ from benchmarks.streams import Streams
 
 #: Shares of the budget at which every method is evaluated, evenly spaced in the logarithm.
 FRACTIONS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+#: So many pictures per split are kept of the evaluations between the first and the last.
+BETWEEN = 16
 #: At most this much work is lost when a run is killed. Seconds.
 CHECKPOINT_EVERY = 30.0
 
@@ -113,6 +115,12 @@ def _differentiable(name: str) -> bool:
     return bool(registry.rewards.get(name).differentiable)
 
 
+def peak_memory(device: torch.device) -> dict[str, int]:
+    """Most bytes allocated on the device so far; nothing on a CPU, which does not count them."""
+    cuda = device.type == "cuda"
+    return {"peak_bytes": torch.cuda.max_memory_allocated(device)} if cuda else {}
+
+
 @dataclass
 class Snapshot:
     """A state that may be evaluated: LoRA weights and the counters when it was reached."""
@@ -137,6 +145,8 @@ class Harness:
             if cell.done:
                 return cell.path
             try:
+                if self.device.type == "cuda":
+                    torch.cuda.reset_peak_memory_stats(self.device)
                 Run(self, spec, cell, progress).train()
             except Exception as error:
                 cell.fail(error)
@@ -228,6 +238,7 @@ class Run:
             with self.ledger.together(), self.ledger.clock(self.harness.device):
                 result = self.method.step(state.step)
             self.guard.check(state.step, result)
+            peak = peak_memory(self.harness.device)
             self.ledger.optimizer_steps += 1
             before, state = state, self._snapshot(state.step + 1)
             spent = self.ledger.spent(budget.kind) / budget.amount
@@ -236,7 +247,7 @@ class Run:
             if spent > 1:
                 state = before  # the step that did not fit never happened
                 break
-            self.cell.append("steps", {"step": state.step} | _numbers(result) | state.totals)
+            self.cell.append("steps", {"step": state.step} | _numbers(result) | state.totals | peak)
             self.progress(spent, f"reward {result.reward:.4g}")
             if rank() == 0 and time.monotonic() - saved >= CHECKPOINT_EVERY:
                 self._save(state, pending)
@@ -306,8 +317,9 @@ class Run:
         if state.step == 0:
             self.base_features = {r.split: r.features for r in self._evaluated[0]}
         for result in self._evaluated[state.step]:
-            if state.step == 0 or fraction == 1.0:
-                self.cell.save_images(result.split, state.step, result.images)
+            ends = state.step == 0 or fraction == 1.0
+            images = result.images if ends else result.images[:BETWEEN]
+            self.cell.save_images(result.split, state.step, images)
             head = {"step": state.step, "fraction": fraction}
             self.cell.append("evals", head | state.totals | result.record)
 

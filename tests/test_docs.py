@@ -18,7 +18,7 @@ import tyro
 
 import benchmarks
 import run_benchmark
-from benchmarks import contract, listing, planner, reference
+from benchmarks import contract, evaluate_checkpoints, listing, planner, reference
 
 ROOT = Path(run_benchmark.__file__).parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("*/README.md")]
@@ -73,6 +73,8 @@ def command(words: list[str], folder: Path, compare: bool, monkeypatch: pytest.M
     assert program == "run_benchmark.py"
     if arguments[0] == "plan":
         tyro.cli(planner.Options, args=arguments[1:])
+    elif arguments[0] == "evaluate":
+        assert evaluate_checkpoints.parse(arguments[1:]).checkpoints
     elif "--help" in arguments:
         with pytest.raises(SystemExit) as stop:
             run_benchmark.main(arguments)

@@ -7,7 +7,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 import run_benchmark
-from analysis.records import read_evals
+from analysis.records import read_evals, read_json
 from benchmarks.backbone.emoji import data, vision
 from benchmarks.backbone.emoji.build import WEIGHTS
 from rewards.alignment import Alignment
@@ -74,6 +74,6 @@ def test_both_methods_raise_the_reward_on_unseen_animals(tmp_path: Path):
     assert run_benchmark.main(["--out", str(tmp_path)]) == 0
     for method in ("alignprop", "ddpo"):
         (cell,) = tmp_path.glob(f"{method}-*")
-        evals = read_evals(cell, {"reported": ["jpeg"]})
+        evals = read_evals(cell, read_json(cell / "cell.json"), [])
         unseen = evals[evals["split"] == "unseen"].sort_values("fraction")
         assert unseen["jpeg"].iloc[-1] > unseen["jpeg"].iloc[0]

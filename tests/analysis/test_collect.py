@@ -1,0 +1,155 @@
+"""Records of any origin: what counts, and what is said about the rest."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from synthetic_runs import GAIN, write_cell
+
+from analysis import __main__
+from analysis.collect import Collected, collect
+from analysis.records import ReportError
+from analysis.statistics import curve
+
+
+def same(one: Collected, other: Collected) -> None:
+    """The same numbers; notes aside."""
+    assert [c.title for c in one.comparisons] == [c.title for c in other.comparisons]
+    for mine, theirs in zip(one.comparisons, other.comparisons, strict=True):
+        pd.testing.assert_frame_equal(mine.evals, theirs.evals)
+
+
+def append(path: Path, text: str) -> None:
+    with path.open("a") as file:
+        file.write(text)
+
+
+def test_a_truncated_last_line_is_left_out_and_reported(tmp_path: Path) -> None:
+    cell = write_cell(tmp_path, "ddpo", 0)
+    before = collect(tmp_path)
+    assert not before.notes
+    for name in ("evals.jsonl", "steps.jsonl"):
+        append(cell / name, '{"step": 120, "spl')
+    after = collect(tmp_path)
+    same(before, after)
+    assert [note.split(":")[0] for note in after.notes] == ["truncated", "truncated"]
+
+
+def test_a_broken_line_in_the_middle_fails_the_cell(tmp_path: Path) -> None:
+    bad = write_cell(tmp_path, "rwr", 0)
+    lines = (bad / "evals.jsonl").read_text().splitlines(keepends=True)
+    (bad / "evals.jsonl").write_text("".join([lines[0], '{"step"\n', *lines[1:]]))
+    assert collect(tmp_path).notes == ["failed: rwr-animals-s0-0: evals.jsonl line 2 is not JSON"]
+
+
+def test_repeated_records_count_once_and_are_reported(tmp_path: Path) -> None:
+    cell = write_cell(tmp_path, "ddpo", 0)
+    before = collect(tmp_path)
+    text = (cell / "evals.jsonl").read_text()
+    (cell / "evals.jsonl").write_text("".join(text.splitlines(keepends=True)[:6]) + text)
+    after = collect(tmp_path)
+    same(before, after)
+    assert after.notes[0].startswith("duplicated: ddpo-animals-s0-0: 6 evaluations")
+
+
+def test_foreign_records_and_directories_are_reported(tmp_path: Path) -> None:
+    cell = write_cell(tmp_path, "ddpo", 0)
+    before = collect(tmp_path)
+    append(cell / "evals.jsonl", '{"loss": 3}\n')
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "log.jsonl").touch()
+    for name, content in (("alien", '{"foo": 1}'), ("list", "[]"), ("garbage", "\x00")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "cell.json").write_text(content)
+    after = collect(tmp_path)
+    same(before, after)
+    text = "\n".join(after.notes)
+    assert "foreign: ddpo-animals-s0-0: a record of evals.jsonl without 'split'" in text
+    assert "foreign: other: records without cell.json" in text
+    assert "failed: alien: foreign: cell.json has no method" in text
+    assert "failed: list" in text and "failed: garbage" in text
+
+
+def test_merging_directories_in_any_order(tmp_path: Path) -> None:
+    """Two machines, one cell on both, of which one did not finish it."""
+    one, two, whole = (tmp_path / name for name in ("one", "two", "whole"))
+    write_cell(one, "ddpo", 0)
+    write_cell(one, "alignprop", 0, evals=3, finished=False)
+    write_cell(two, "alignprop", 0)
+    for method in ("ddpo", "alignprop"):
+        write_cell(whole, method, 0)
+    same(collect(one, two), collect(whole))
+    same(collect(two, one), collect(whole))
+    assert collect(one, two).notes == collect(two, one).notes
+    assert collect(one, two).notes[0].startswith("duplicated: alignprop-animals-s0-0")
+
+
+def test_missing_failed_and_unfinished_cells_are_listed(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write_cell(tmp_path, "ddpo", seed)
+    write_cell(tmp_path, "refl", 1)
+    failed = write_cell(tmp_path, "rwr", 0, finished=False)
+    (failed / "failed.json").write_text(json.dumps({"error": "Traceback\nRuntimeError: boom"}))
+    (write_cell(tmp_path, "alignprop", 0, finished=False) / "evals.jsonl").unlink()
+    found = collect(tmp_path)
+    text = "\n".join(found.notes)
+    assert "failed: rwr-animals-s0-0: RuntimeError: boom" in text
+    assert "unfinished: alignprop-animals-s0-0: optimizer step 5" in text
+    assert "missing: refl, seed 0" in text and "missing: ddpo" not in text
+    assert "rwr" not in set(found.comparisons[0].evals["label"])
+
+
+def test_file_order_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for method in GAIN:
+        write_cell(tmp_path, method, 0)
+        write_cell(tmp_path, method, 0, task="fruit")
+    expected = collect(tmp_path)
+    listed = Path.iterdir
+
+    def shuffled(path: Path) -> list[Path]:
+        found = sorted(listed(path))
+        random.Random(1).shuffle(found)
+        return found
+
+    monkeypatch.setattr(Path, "iterdir", shuffled)
+    same(collect(tmp_path), expected)
+
+
+def test_what_differs_is_not_averaged(tmp_path: Path) -> None:
+    for k in (1, 10):
+        write_cell(tmp_path, "alignprop", 0, config={"lr": 1e-3, "truncation": {"k": k}})
+    write_cell(tmp_path, "ddpo", 0, task="fruit")
+    other = write_cell(tmp_path, "ddpo", 1)
+    info = json.loads((other / "cell.json").read_text())
+    (other / "cell.json").write_text(json.dumps(info | {"evaluation": {"features": "another"}}))
+    found = collect(tmp_path).comparisons
+    assert len(found) == 3
+    labels = {cell.label for comparison in found for cell in comparison.cells}
+    assert labels == {"alignprop (k=1)", "alignprop (k=10)", "ddpo"}
+
+
+def test_curve_ends_where_the_shortest_run_does(tmp_path: Path) -> None:
+    write_cell(tmp_path, "ddpo", 0, evals=6)
+    write_cell(tmp_path, "ddpo", 1, evals=3, finished=False)
+    [comparison] = collect(tmp_path).comparisons
+    train = comparison.evals[comparison.evals["split"] == "train"]
+    assert len(curve(train, "spent", "jpeg")) == 3
+
+
+@pytest.mark.parametrize("case", ["empty", "missing", "cell"])
+def test_command_line_error(tmp_path: Path, case: str, monkeypatch, capsys) -> None:
+    where = {"empty": tmp_path, "missing": tmp_path / "no"}.get(case)
+    where = where or write_cell(tmp_path, "ddpo", 0)
+    with pytest.raises(ReportError):
+        collect(where)
+    monkeypatch.setattr("sys.argv", ["analysis", str(where)])
+    assert __main__.main() == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    shutil.rmtree(tmp_path)

@@ -1,0 +1,161 @@
+"""Tables and targets on synthetic runs."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic_runs import GAIN, final, write_cell
+
+from analysis import published, tables
+from analysis.collect import Comparison, collect
+from analysis.curves import front
+from analysis.sheets import Sheet, latex, markdown, numbers
+from analysis.statistics import Estimate
+from analysis.style import looks
+from analysis.targets import Target, at_cost, cost, target
+
+
+def comparison(runs: Path) -> Comparison:
+    [found] = collect(runs).comparisons
+    return found
+
+
+def row(sheet: Sheet | None, name: str) -> dict[str, Estimate]:
+    assert sheet is not None
+    return next(dict(r) for r in sheet.rows if r[sheet.columns[0]] == name)  # type: ignore[arg-type]
+
+
+def test_few_seeds_give_their_mean_and_no_interval(tmp_path: Path) -> None:
+    cells = [write_cell(tmp_path, "ddpo", seed) for seed in range(3)]
+    sheet = tables.generalisation(comparison(tmp_path))
+    ours = row(sheet, "ddpo")
+    assert ours["jpeg, training"].value == pytest.approx(np.mean([final(c) for c in cells]))
+    assert math.isnan(ours["jpeg, training"].low)
+    assert row(sheet, "base model")["jpeg, training"].value == pytest.approx(-2.2)
+    assert ours["optimizer steps"].value == 100
+    assert ours["TFLOP"].value == pytest.approx(120)
+    assert sheet and "under-cover" in sheet.note
+
+
+def test_five_seeds_give_an_interval(tmp_path: Path) -> None:
+    for seed in range(5):
+        write_cell(tmp_path, "ddpo", seed)
+    sheet = tables.generalisation(comparison(tmp_path))
+    value = row(sheet, "ddpo")["jpeg, unseen"]
+    assert value.low < value.value < value.high
+    assert sheet and "95 % bootstrap interval" in sheet.note
+
+
+def test_methods_are_ranked_by_the_reward_on_unseen_prompts(tmp_path: Path) -> None:
+    for method in sorted(GAIN):
+        write_cell(tmp_path, method, 0)
+    sheet = tables.generalisation(comparison(tmp_path))
+    assert sheet and sheet.rows[0]["method"] == "base model"
+    scores = [r["jpeg, unseen"].value for r in sheet.rows[1:]]  # type: ignore[union-attr]
+    assert len(scores) > 1 and scores == sorted(scores, reverse=True)
+
+
+def test_adding_a_method_leaves_the_scores_of_others_unchanged(tmp_path: Path) -> None:
+    for method in ("alignprop", "ddpo"):
+        for seed in range(5):
+            write_cell(tmp_path, method, seed)
+    built = (*tables.TABLES.values(), lambda c: tables.across([c, c]))
+    before = [build(comparison(tmp_path)) for build in built]
+    for seed in range(5):
+        write_cell(tmp_path, "zoo", seed, evals=9)
+    after = [build(comparison(tmp_path)) for build in built]
+    compared = 0
+    for one, other in zip(before, after, strict=True):
+        for line in one.rows if one else ():
+            assert other is not None
+            again = row(other, str(line[one.columns[0]]))  # type: ignore[union-attr]
+            shared = line.keys() & again.keys()
+            compared += len(shared)
+            for k in shared:
+                assert one.text(k, line[k]) == other.text(k, again[k])
+    assert compared > 60
+
+
+def test_matched_compute_reads_one_set_of_runs_at_equal_cost(tmp_path: Path) -> None:
+    for method in ("alignprop", "ddpo"):
+        write_cell(tmp_path, method, 0)
+    found = comparison(tmp_path)
+    sheet = tables.matched_compute(found)
+    assert sheet and "100 TFLOP" in sheet.columns and "2,000 reward queries" in sheet.columns
+    runs = found.evals.query("split == 'unseen' and label == 'ddpo'")
+    (low, high) = (runs[runs["step"] == step]["jpeg"].item() for step in (80, 100))
+    expected = low + (100 - 96) / 24 * (high - low)  # evaluated at 96 and at 120 TFLOP
+    assert row(sheet, "ddpo")["100 TFLOP"].value == pytest.approx(expected)
+
+
+def test_at_cost() -> None:
+    run = pd.DataFrame({"flops": [0, 10, 30], "fraction": [0, 0.5, 1], "r": [1.0, 2.0, 6.0]})
+    assert [at_cost(run, "flops", "r", x) for x in (0, 5, 20, 30)] == [1, 1.5, 4, 6]
+    assert math.isnan(at_cost(run, "flops", "r", 31))
+
+
+def test_a_target_reached_by_spoiling_the_rest_does_not_count() -> None:
+    run = pd.DataFrame({"flops": [0, 10, 20, 30], "r": [0, 2, 2, 1], "d": [1, 0.2, 0.9, 1]})
+    goal = Target(level=2, floors={"d": 0.8})
+    assert cost(run, "flops", "r", goal, guarded=False) == 10
+    assert cost(run, "flops", "r", goal, guarded=True) == 20
+    assert cost(run, "flops", "r", Target(3, {}), guarded=False) == math.inf
+
+
+def test_the_target_is_half_a_deviation_above_the_base_model(tmp_path: Path) -> None:
+    write_cell(tmp_path, "ddpo", 0)
+    goal = target(comparison(tmp_path))
+    deviation = np.std([0.3 * math.cos(7 * i) for i in range(20)], ddof=1)
+    assert goal and goal.level == pytest.approx(-2.2 + 0.5 * deviation)
+    assert goal.floors["diversity"] == pytest.approx(0.75 * 0.4)
+    assert goal.floors["alignment"] == pytest.approx(0.62 - 0.5 * deviation)
+
+
+def test_ablation_shows_only_what_differs(tmp_path: Path) -> None:
+    for k in (1, 10):
+        write_cell(tmp_path, "alignprop", 0, config={"lr": 1e-3, "truncation": {"k": k}})
+    write_cell(tmp_path, "ddpo", 0, config={"clip": 1})
+    sheet = tables.ablation(comparison(tmp_path))
+    assert sheet and "truncation.k" in sheet.columns and "lr" not in sheet.columns
+    assert [r["truncation.k"] for r in sheet.rows] == ["1", "10"]
+    assert tables.ablation.__doc__
+
+
+def test_the_three_formats_say_the_same(tmp_path: Path) -> None:
+    for seed in range(5):
+        for k in ("a|b", "c_d"):
+            write_cell(tmp_path, "ddpo", seed, config={"k_x": k})
+    sheet = tables.generalisation(comparison(tmp_path))
+    assert sheet is not None
+    frame = numbers([sheet])
+    assert r"k_x=a\|b" in markdown(sheet) and r"k\_x=c\_d" in latex(sheet)
+    assert r"\toprule" in latex(sheet)
+    value, low = (frame[f"jpeg, unseen{end}"].iloc[1] for end in ("", " low"))
+    for text in (markdown(sheet), latex(sheet)):
+        assert f"{value:.3f} [{low:.3f}, " in text
+
+
+def test_published_values_have_a_source_and_stand_beside_ours(tmp_path: Path) -> None:
+    for value in published.values():
+        assert value["source"] and value["certainty"] in {"source", "figure", "quoted", "weak"}
+    write_cell(tmp_path, "alignprop", 0)
+    ours = comparison(tmp_path)
+    assert published.beside(ours) == {}
+    object.__setattr__(ours, "backbone", "sd15")
+    object.__setattr__(ours, "reward", "aesthetic")
+    assert published.beside(ours)["alignprop"] == "8.94 train (weak); 8.71 unseen (weak)"
+
+
+def test_looks_are_constant_and_differ() -> None:
+    few, many = looks(["ddpo", "zoo"]), looks([*GAIN, "zoo", "apple", "ddpo (k=1)"])
+    assert few["ddpo"] == many["ddpo"]
+    assert len({(look.color, look.marker) for look in many.values()}) == len(many)
+
+
+def test_pareto_front() -> None:
+    points = np.array([[0, 3], [1, 2], [1, 1], [2, 2], [3, 0], [0, 0]])
+    assert front(points).tolist() == [[0, 3], [2, 2], [3, 0]]
