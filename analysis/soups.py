@@ -103,8 +103,11 @@ FIGURES = {"sweep": sweep, "parts": early_late}
 def sheet(evaluated: Evaluated) -> Sheet:
     """Rewards and measures of every candidate on every split."""
     rows: list[dict[str, Value]] = [
-        {"": str(row["name"]), "split": str(row["split"])}
-        | {name: point(value) for name, value in values(row).items()}
+        {
+            "": str(row["name"]),
+            "split": str(row["split"]),
+            **{name: point(value) for name, value in values(row).items()},
+        }
         for row in evaluated.rows
     ]
     note = "Fixed noise, the same for all rows. Drift is the distance from the base model."

@@ -217,7 +217,8 @@ def ablation(comparison: Comparison) -> Sheet | None:
         varied += [key for key in keys if key not in varied]
         for label in labels if len(labels) > 1 else ():
             group = last[last["label"] == label]
-            row: dict[str, Value] = {"method": label} | {k: configs[label][k] for k in keys}
+            row: dict[str, Value] = {"method": label}
+            row |= {k: configs[label][k] for k in keys}
             names = [comparison.reward, *comparison.held_out, "diversity"]
             rows.append(row | _scores(group, names, list(SPLITS)))
     if not rows:
