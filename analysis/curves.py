@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -127,7 +128,7 @@ def time_to_target(comparison: Comparison, styles: Looks) -> Figure | None:
     goal = targets.target(comparison)
     if goal is None:
         return None
-    styles = used(styles, comparison.labels)
+    styles = used(styles, sorted(set(comparison.evals["label"])))
     column, divisor, unit = BUDGETS["flops"]
     end = comparison.evals[column].max() / divisor or 1.0
     grid = np.linspace(0, end, 400)
@@ -138,7 +139,7 @@ def time_to_target(comparison: Comparison, styles: Looks) -> Figure | None:
             for guarded in (False, True):
                 found = np.asarray(targets.costs(comparison, label, column, guarded)) / divisor
                 share = performance_profile(found.tolist(), grid.tolist())
-                style = {"lw": 1.8} if guarded else {"lw": 0.8, "alpha": 0.6}
+                style: dict[str, Any] = {"lw": 1.8} if guarded else {"lw": 0.8, "alpha": 0.6}
                 shift = 0.012 * (number - (len(styles) - 1) / 2)  # lines at 0 and 1 stay apart
                 axes.plot(
                     grid,

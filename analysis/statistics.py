@@ -129,7 +129,8 @@ def win_rate(wins: float, count: int) -> Estimate:
     share, z = wins / count, float(stats.norm.ppf(0.975))
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    return Estimate(value=share, low=centre - half, high=centre + half, seeds=count)
+    low, high = max(0.0, float(centre - half)), min(1.0, float(centre + half))
+    return Estimate(value=share, low=low, high=high, seeds=count)
 
 
 def _bootstrapped(

@@ -141,7 +141,7 @@ def time_to_target(comparison: Comparison) -> Sheet | None:
     if goal is None:
         return None
     rows: list[dict[str, Value]] = []
-    for label in comparison.labels:
+    for label in sorted(set(comparison.evals["label"])):
         row: dict[str, Value] = {"method": label}
         for guarded, word in ((False, "reward alone"), (True, "guarded")):
             found = targets.costs(comparison, label, "flops", guarded)
@@ -215,7 +215,7 @@ def ablation(comparison: Comparison) -> Sheet | None:
         first = configs[labels[0]]
         keys = [k for k in first if any(configs[label][k] != first[k] for label in labels)]
         varied += [key for key in keys if key not in varied]
-        for label in labels if len(labels) > 1 else ():
+        for label in labels if keys else ():
             group = last[last["label"] == label]
             row: dict[str, Value] = {"method": label}
             row |= {k: configs[label][k] for k in keys}
