@@ -27,8 +27,8 @@ from torch import Tensor
 
 from benchmarks import registry, soup
 from benchmarks.api import UserError
-from benchmarks.backbone.lora_sd import LoraSD
-from benchmarks.config import default_precision, load_preset, load_task
+from benchmarks.backbone.lora_sd import LoraSD, default_precision
+from benchmarks.config import load_preset, load_task
 from benchmarks.distributed import start
 from benchmarks.evaluate import evaluate
 from benchmarks.harness import reported
