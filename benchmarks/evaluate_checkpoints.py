@@ -13,6 +13,7 @@ pictures start from the noise of the runs' own evaluations. Each evaluation leav
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -22,15 +23,16 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 import tyro
 from torch import Tensor
 
 from benchmarks import registry, soup
-from benchmarks.api import UserError
+from benchmarks.api import Reward, UserError
 from benchmarks.backbone.lora_sd import LoraSD, default_precision
 from benchmarks.config import load_preset, load_task
 from benchmarks.distributed import start
-from benchmarks.evaluate import evaluate
+from benchmarks.evaluate import evaluate, pictures
 from benchmarks.harness import reported
 from benchmarks.ledger import Ledger
 from benchmarks.store import save_pictures, write_json
@@ -57,6 +59,8 @@ class Options:
     """Default: the first checkpoint's, or animals."""
     reward: str | None = None
     """Default: the first checkpoint's, or jpeg."""
+    held_out: tuple[str, ...] | None = None
+    """Rewards that are only reported. Default: the first checkpoint's, or the task's."""
     backbone: str | None = None
     """Default: the first checkpoint's, or emoji."""
     out: Path = Path("runs")
@@ -112,6 +116,11 @@ def describe(options: Options, chosen: list[Candidate]) -> dict[str, Any]:
     backbone = options.backbone or first.get("backbone", "emoji")
     reward = options.reward or first.get("reward", "jpeg")
     task = load_task(options.task or first.get("task", "animals"))
+    held_out = options.held_out
+    if held_out is None and not options.task:
+        held_out = first.get("prompts", {}).get("held_out")
+    if held_out is not None:
+        task = dataclasses.replace(task, held_out=tuple(held_out))
     splits = {"prompts": _own_prompts(options)} if options.prompts else task.evaluation_prompts()
     names = reported(reward, task)
     return {
@@ -130,6 +139,7 @@ def describe(options: Options, chosen: list[Candidate]) -> dict[str, Any]:
         "units": {n: registry.rewards.get(n).unit for n in names},
         "backbone": backbone,
         "prompts": splits,
+        "calibration": task.evaluation_prompts()["train"],
         "evaluation": load_preset(backbone)["evaluation"],
     }
 
@@ -178,6 +188,8 @@ def records(
     scorers = {name: registry.rewards.get(name)(device) for name in description["reported"]}
     settings = description["evaluation"]
     space = registry.rewards.get(settings["features"])(device)
+    with model.ledger.paused(), torch.no_grad():
+        _calibrate(model, scorers, description)
     base: dict[str, Tensor] = {}
     for number, candidate in enumerate([Candidate("base model", ()), *chosen]):
         model.load_lora_state(
@@ -191,6 +203,16 @@ def records(
             save_pictures(folder / "images" / result.split / f"{number:06d}", result.images)
             head = {"candidate": number, "name": candidate.name, "part": candidate.part}
             yield head | {"coefficients": candidate.coefficients} | result.record
+
+
+def _calibrate(model: LoraSD, scorers: dict[str, Reward], description: dict[str, Any]) -> None:
+    """Show the base model's pictures to the rewards that depend on it, as the harness does."""
+    asking = [reward for reward in scorers.values() if reward.calibrates]
+    if asking:
+        prompts, settings = description["calibration"], description["evaluation"]
+        images = pictures(model, prompts, settings["sampling_steps"], settings["guidance"])
+        for reward in asking:
+            reward.calibrate(images.to(model.device), prompts)
 
 
 def _side(key: str, matrix: Tensor) -> int:
