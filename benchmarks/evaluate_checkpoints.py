@@ -30,7 +30,7 @@ from torch import Tensor
 from benchmarks import registry, soup
 from benchmarks.api import Reward, UserError
 from benchmarks.backbone.lora_sd import LoraSD, default_precision
-from benchmarks.config import load_preset, load_task
+from benchmarks.config import Task, load_preset, load_task
 from benchmarks.distributed import start
 from benchmarks.evaluate import evaluate, pictures
 from benchmarks.harness import reported
@@ -115,12 +115,10 @@ def describe(options: Options, chosen: list[Candidate]) -> dict[str, Any]:
     first: dict[str, Any] = cells[0] if cells else {}
     backbone = options.backbone or first.get("backbone", "emoji")
     reward = options.reward or first.get("reward", "jpeg")
-    task = load_task(options.task or first.get("task", "animals"))
-    held_out = options.held_out
-    if held_out is None and not options.task:
-        held_out = first.get("prompts", {}).get("held_out")
-    if held_out is not None:
-        task = dataclasses.replace(task, held_out=tuple(held_out))
+    own = first.get("prompts") if options.task is None else None
+    task = _recorded(own) if own else load_task(options.task or "animals")
+    if options.held_out is not None:
+        task = dataclasses.replace(task, held_out=options.held_out)
     splits = {"prompts": _own_prompts(options)} if options.prompts else task.evaluation_prompts()
     names = reported(reward, task)
     return {
@@ -151,6 +149,14 @@ def _cell(path: Path) -> dict[str, Any]:
         return dict(json.loads(file.read_text("utf-8"))) if file.is_file() else {}
     except ValueError as error:
         raise UserError(f"{file}: not JSON ({error})") from error
+
+
+def _recorded(prompts: dict[str, Any]) -> Task:
+    """The task of a ``cell.json``, also where its file is no longer there."""
+    try:
+        return Task(**{k: tuple(v) if isinstance(v, list) else v for k, v in prompts.items()})
+    except TypeError as error:
+        raise UserError(f"cell.json: its prompts are no task ({error}); give --task") from error
 
 
 def _digest(path: Path) -> str:
