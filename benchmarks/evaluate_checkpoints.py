@@ -153,8 +153,9 @@ def _cell(path: Path) -> dict[str, Any]:
 
 def _recorded(prompts: dict[str, Any]) -> Task:
     """The task of a ``cell.json``, also where its file is no longer there."""
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in prompts.items()}
     try:
-        return Task(**{k: tuple(v) if isinstance(v, list) else v for k, v in prompts.items()})
+        return Task(**values)
     except TypeError as error:
         raise UserError(f"cell.json: its prompts are no task ({error}); give --task") from error
 
