@@ -91,7 +91,8 @@ def counted(
     """What the ledger counts in each of the first ``STEPS`` optimizer steps."""
     backbone = Hollow(model, "cpu", memory, {})
     method, ledger = _widest(name, config, backbone, Streams(seed)), backbone.ledger
-    rows, before = [], dict.fromkeys(KINDS, 0)
+    rows: list[dict[str, float]] = []
+    before = dict.fromkeys(KINDS, 0)
     for step in range(STEPS):
         method.step(step)
         now = {kind: ledger.counts[kind] for kind in KINDS}

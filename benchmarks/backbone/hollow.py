@@ -22,7 +22,7 @@ class Hollow(Weightless):
         channels, side, _ = real.latent_shape if costs else (1, 1, 1)
         scale = 2 ** (len(real.vae.config.block_out_channels) - 1) if costs else 1
         unet = Shell(costs.get("unet"), model.trainable, None, 1)
-        unet.config = SimpleNamespace(in_channels=channels, sample_size=side)
+        unet.config = SimpleNamespace(in_channels=channels, sample_size=side)  # type: ignore[assignment]
         vae = HollowVAE(Shell(costs.get("decode"), 0, 3, scale), real.vae.config)
         super().__init__(unet, vae, model.shape, device, memory)
 
@@ -49,7 +49,7 @@ class Shell(nn.Module):
         n, channels, height, width = given.shape
         cost = self.cost(n, torch.is_grad_enabled()) if self.cost else NOTHING
         size = (n, self.channels or channels, self.scale * height, self.scale * width)
-        output: Tensor = Hold.apply(given, self.lora_all, size, cost)
+        output: Tensor = Hold.apply(given, self.lora_all, size, cost)  # type: ignore[no-untyped-call]
         return output if self.channels else SimpleNamespace(sample=output)
 
 
