@@ -299,7 +299,7 @@ def a_budget_is_kept(name: str) -> None:
         memory="store",
         seed=0,
         budget=Budget("flops", budget),
-        evaluation={"sampling_steps": 2, "guidance": 1.0},
+        evaluation={"sampling_steps": 2, "guidance": 1.0, "features": "alignment"},
     )
     with TemporaryDirectory() as out, patch.dict(registry.rewards.entries, toy=Darkness):
         cell = Harness(Path(out), device=three.backbone.device).run(spec, impatient)

@@ -39,7 +39,7 @@ STAGES = (
     *("scenes", "clip", "image-tower", "latents", "vae", "counter", "judge", "unet", "assemble"),
 )
 ALONE = ("scenes", "latents", "assemble")  # the stages that one process does for all
-STEPS = {"clip": 950, "image-tower": 1500, "vae": 2400, "counter": 600, "judge": 600, "unet": 13000}
+STEPS = {"clip": 950, "image-tower": 700, "vae": 2400, "counter": 600, "judge": 600, "unet": 13000}
 POOL = 24_000
 
 
