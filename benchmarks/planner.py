@@ -207,7 +207,7 @@ def ladder(model: Model, samples: int = 2, steps: int = 50) -> dict[str, float]:
     16 bits, guidance in one batch of two, attention probabilities kept; activations of the U-Net
     alone, in bytes, and the FLOPs of a guided forward pass.
     """
-    stored, blocks = (model.unet(inside, fused=False)(samples, True) for inside in (False, True))
+    stored, blocks = (model.unet(inside, fused=False)(samples, "input") for inside in (False, True))
     return {
         "stored_per_sampling_step": stored.kept,
         "stored_all": steps * stored.kept,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.backbone.memory import Plan
-from benchmarks.backbone.weightless import Bytes, Cost, Model, Weightless
+from benchmarks.backbone.weightless import Bytes, Cost, Model, Needs, Weightless
 
 NOTHING = Bytes(0, 0, 0)
 
@@ -47,7 +47,10 @@ class Shell(nn.Module):
 
     def forward(self, given: Tensor, *args: Any, **kwargs: Any) -> Any:
         n, channels, height, width = given.shape
-        cost = self.cost(n, torch.is_grad_enabled()) if self.cost else NOTHING
+        needs: Needs = "input" if given.requires_grad else "weights"
+        if not torch.is_grad_enabled():
+            needs = "nothing"
+        cost = self.cost(n, needs) if self.cost else NOTHING
         size = (n, self.channels or channels, self.scale * height, self.scale * width)
         output: Tensor = Hold.apply(given, self.lora_all, size, cost)  # type: ignore[no-untyped-call]
         return output if self.channels else SimpleNamespace(sample=output)

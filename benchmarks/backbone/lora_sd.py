@@ -265,9 +265,8 @@ class LoraSD:
 
     def _price(self) -> None:
         """Measure what one sample's passes cost."""
-        lora = self.parameters()[0]  # latents are as precise as these
-        latents = lora.new_zeros(1, *self.latent_shape)
         text, zero = self.encode([""]), torch.zeros(1, dtype=torch.long, device=self.device)
+        latents = text.new_zeros(1, *self.latent_shape)
 
         def unet(needs_gradient: bool) -> Callable[[], Tensor]:
             return lambda: self._unet(latents.clone().requires_grad_(needs_gradient), zero, text)

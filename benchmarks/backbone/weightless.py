@@ -8,7 +8,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal, get_args
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +39,8 @@ class Bytes:
         return Bytes(*(a + (samples - 1) * (b - a) for a, b in zip(ones, twos, strict=True)))
 
 
-Cost = Callable[[int, bool], Bytes]  # samples, with gradient
+Needs = Literal["nothing", "weights", "input"]  # where a backward pass will go, the last to both
+Cost = Callable[[int, Needs], Bytes]  # of a number of samples
 
 
 class Weightless(LoraSD):
@@ -103,46 +105,52 @@ class Model:
         """The bytes of calls of the U-Net."""
         dtype, (length, width) = self.dtype, self.shape.tokens
 
-        def call(samples: int) -> Tensor:
+        def call(samples: int, needs: Needs) -> Tensor:
             latents = torch.empty(samples, *self.backbone.latent_shape, device="meta", dtype=dtype)
+            latents.requires_grad_(needs == "input")
             text = torch.empty(samples, length, width, device="meta", dtype=dtype)
             time = torch.zeros(samples, dtype=torch.long, device="meta")
-            return self.backbone._unet(latents.requires_grad_(), time, text)
+            return self.backbone._unet(latents, time, text)
 
         return self._cost("unet", call, inside, fused)
 
     def decode(self, inside: bool) -> Cost:
         """The bytes of calls of the decoder."""
 
-        def call(samples: int) -> Tensor:
+        def call(samples: int, needs: Needs) -> Tensor:
             shape = (samples, *self.backbone.latent_shape)
-            latents = torch.empty(shape, device="meta", dtype=self.dtype).requires_grad_()
+            latents = torch.empty(shape, device="meta", dtype=self.dtype)
+            latents.requires_grad_(needs == "input")
             return self.backbone.vae.decode(latents).sample
 
         return self._cost("decode", call, inside, True)
 
-    def _cost(self, name: str, call: Callable[[int], Tensor], inside: bool, fused: bool) -> Cost:
+    def _cost(
+        self, name: str, call: Callable[[int, Needs], Tensor], inside: bool, fused: bool
+    ) -> Cost:
         for module in (self.backbone.unet, self.backbone.vae):
             module.to(self.dtype)
             recompute_blocks(module, inside)
-        for gradient in (False, True):  # now, not in the middle of what is being planned
-            if (key := (name, inside, fused, gradient)) not in self._measured:
-                one, two = (self._measure(partial(call, n), gradient, fused) for n in (1, 2))
+        for needs in get_args(Needs):  # now, not in the middle of what is being planned
+            if (key := (name, inside, fused, needs)) not in self._measured:
+                one, two = (self._measure(partial(call, n, needs), needs, fused) for n in (1, 2))
                 self._measured[key] = (one, two)
 
-        def cost(samples: int, gradient: bool) -> Bytes:
-            one, two = self._measured[name, inside, fused, gradient]
+        def cost(samples: int, needs: Needs) -> Bytes:
+            one, two = self._measured[name, inside, fused, needs]
             return one.at(samples, two)
 
         return cost
 
-    def _measure(self, call: Callable[[], Tensor], gradient: bool, fused: bool) -> Bytes:
+    def _measure(self, call: Callable[[], Tensor], needs: Needs, fused: bool) -> Bytes:
         live = Live()
-        with live, torch.set_grad_enabled(gradient), Fused() if fused else nullcontext():
+        # In the module: a mode would not reach what the backward pass recomputes.
+        kernel = patch.object(F, "scaled_dot_product_attention", _fused)
+        with live, torch.set_grad_enabled(needs != "nothing"), kernel if fused else nullcontext():
             output = call()
             kept, forward = live.now, live.peak
             live.peak = live.now
-            if gradient:
+            if output.requires_grad:
                 output.sum().backward()
         for parameter in self.backbone.parameters():
             parameter.grad = None
