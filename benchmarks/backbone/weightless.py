@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from benchmarks.backbone.lora_sd import DTYPES, LoraSD
 from benchmarks.backbone.memory import Plan, recompute_blocks
@@ -129,7 +128,7 @@ class Model:
         self, name: str, call: Callable[[int, Needs], Tensor], inside: bool, fused: bool
     ) -> Cost:
         for module in (self.backbone.unet, self.backbone.vae):
-            module.to(self.dtype)
+            nn.Module.to(module, self.dtype)  # diffusers' own prints a warning
             recompute_blocks(module, inside)
         for needs in get_args(Needs):  # now, not in the middle of what is being planned
             if (key := (name, inside, fused, needs)) not in self._measured:
@@ -157,17 +156,11 @@ class Model:
         return Bytes(kept, forward - kept, live.peak - kept)
 
 
-class Fused(TorchFunctionMode):
-    """Attention by the fused kernel, which the meta device would not choose."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        if func is F.scaled_dot_product_attention:
-            kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-            mask = kwargs.get("attn_mask") if kwargs else None
-            return kernel(*args[:3], attn_mask=mask)[0]
-        return func(*args, **(kwargs or {}))
+def _fused(query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, **_: Any) -> Tensor:
+    """Attention by a fused kernel, which the meta device would not choose."""
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    output: Tensor = kernel(query, key, value, attn_mask=attn_mask)[0]
+    return output
 
 
 def _text_parameters(config: dict[str, Any]) -> int:
