@@ -12,6 +12,8 @@ from jinja2 import Environment, FileSystemLoader, select_autoescape
 
 from analysis.sheets import Sheet
 
+SIDES = ("first", "second")
+
 
 @dataclass(frozen=True)
 class Section:
@@ -32,13 +34,15 @@ def page(sections: Sequence[Section], notes: Sequence[str]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"uri": _uri, "number": _number}
+    asked = [(section.title, question) for section in sections for question in section.questions]
+    uris = dict.fromkeys(question[side] for _, question in asked for side in SIDES)
+    number = {uri: i for i, uri in enumerate(uris)}  # a picture is in several questions
     questions = [
-        question | {"comparison": section.title}
-        for section in sections
-        for question in section.questions
+        question | {"comparison": title} | {side: number[question[side]] for side in SIDES}
+        for title, question in asked
     ]
     template = environment.get_template("page.html")
-    return template.render(sections=sections, notes=notes, questions=questions)
+    return template.render(sections=sections, notes=notes, questions=questions, pictures=list(uris))
 
 
 def _uri(png: bytes) -> str:

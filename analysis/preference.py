@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import itertools
 from collections.abc import Sequence
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ def _spread(records: Sequence[Any]) -> list[tuple[int, str]]:
     return [(index, prompt) for _, index, prompt in sorted(order)]
 
 
+@lru_cache(maxsize=10_000)  # a method meets several others
 def picture(path: Path) -> str | None:
     """A picture of at most ``LARGEST`` pixels as a data URI; None if it cannot be read."""
     try:

@@ -28,10 +28,10 @@ def write_report(*runs: Path, out: Path | None = None) -> str:
     labels = {label for comparison in found.comparisons for label in comparison.labels}
     styles, sheets = looks(sorted(labels)), dict[str, list[Sheet]]()
     drawn = [c for c in found.comparisons if not c.evals.empty]
-    sections = [
-        _runs(comparison, styles, sheets, out, f"_{i}" if len(drawn) > 1 else "")
-        for i, comparison in enumerate(drawn)
-    ]
+    sections = _all_runs(drawn, styles, out)
+    for section in sections:
+        for name, built in section.sheets.items():
+            sheets.setdefault(name, []).append(built)
     sections += [_evaluation(evaluated, out) for evaluated in found.evaluated if evaluated.rows]
     notes = list(found.notes)
     others = {

@@ -151,7 +151,10 @@ def _bootstrapped(
 
 def over_seeds(rows: pd.DataFrame, column: str) -> Estimate:
     """Summarise ``column``, first averaged within each seed so that a repeat is no new seed."""
-    return summarise(rows.groupby("seed")[column].mean(skipna=False).tolist())
+    values = rows[column]
+    if not rows["seed"].is_unique:
+        values = rows.groupby("seed")[column].mean(skipna=False)
+    return summarise(sorted(values.tolist()))
 
 
 def curve(rows: pd.DataFrame, x: str, y: str) -> pd.DataFrame:

@@ -116,10 +116,11 @@ def test_the_page_in_a_browser(report: Path, browser: Any, tmp_path: Path) -> No
     assert page.evaluate(names) == ["base model", "ddpo", "alignprop"]
 
     questions = json.loads(page.locator("#questions").text_content())
+    pictures = json.loads(page.locator("#pictures").text_content())
     assert {(q["one"], q["two"]) for q in questions} == {
         ("base model", "alignprop"), ("base model", "ddpo"), ("alignprop", "ddpo")
     }  # fmt: skip
-    by_picture = {q[side]: q[name] for q in questions
+    by_picture = {pictures[q[side]]: q[name] for q in questions
                   for side, name in (("first", "one"), ("second", "two"))}  # fmt: skip
     assert not [n for n in GAIN if n in (page.locator("#test").text_content() or "")]  # blind
     expected = []
