@@ -20,7 +20,7 @@ class Section:
     """A chapter of the page: tables, PNG files by caption, and pairs of the preference test."""
 
     title: str
-    sheets: list[Sheet] = field(default_factory=list)
+    sheets: dict[str, Sheet] = field(default_factory=dict)
     figures: dict[str, bytes] = field(default_factory=dict)
     questions: list[dict[str, str]] = field(default_factory=list)
 

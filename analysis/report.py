@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from io import BytesIO
+from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
 
 from PIL import Image
@@ -42,7 +46,7 @@ def write_report(*runs: Path, out: Path | None = None) -> str:
     for name, sheet in others.items():
         if sheet:
             sheets[name] = [sheet]
-            sections.append(Section(sheet.title, [sheet]))
+            sections.append(Section(sheet.title, {name: sheet}))
     lines = "".join(f"- {note}\n" for note in notes)
     missing = f"\nNot (fully) in the table:\n\n{lines}" if notes else ""
     for name, several in sheets.items():
@@ -55,14 +59,22 @@ def write_report(*runs: Path, out: Path | None = None) -> str:
     return main + missing
 
 
-def _runs(
-    comparison: Comparison, styles: Looks, sheets: dict[str, list[Sheet]], out: Path, suffix: str
-) -> Section:
+def _all_runs(drawn: Sequence[Comparison], styles: Looks, out: Path) -> list[Section]:
+    """One section per comparison; several are drawn side by side, a process each."""
+    if len(drawn) < 2:
+        return [_runs(comparison, styles, out, "") for comparison in drawn]
+    workers = min(len(drawn), os.cpu_count() or 1)
+    # Not forked: the caller may have threads.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        suffixes = [f"_{i}" for i in range(len(drawn))]
+        return list(pool.map(_runs, drawn, repeat(styles), repeat(out), suffixes))
+
+
+def _runs(comparison: Comparison, styles: Looks, out: Path, suffix: str) -> Section:
     section = Section(comparison.title)
     for name, build in tables.TABLES.items():
         if sheet := build(comparison):
-            sheets.setdefault(name, []).append(sheet)
-            section.sheets.append(sheet)
+            section.sheets[name] = sheet
     if (comparison.evals["step"] > 0).any():
         for name, draw in curves.FIGURES.items():
             if figure := draw(comparison, styles):
@@ -87,7 +99,7 @@ def _evaluation(evaluated: Evaluated, out: Path) -> Section:
         _write(out / f"{name}.pdf", encoded(figure, "pdf"))
         section.figures[name] = encoded(figure, "png")
         _write(out / f"{name}.png", section.figures[name])
-    section.sheets.append(soups.sheet(evaluated))
+    section.sheets["evaluate"] = soups.sheet(evaluated)
     _pictures(section, {f"{name}_pictures": gallery.along_soup(evaluated)}, out, "")
     return section
 

@@ -103,10 +103,10 @@ def used(styles: Looks, labels: Sequence[str]) -> Looks:
 
 def encoded(figure: Figure, kind: str) -> bytes:
     """The figure as ``png`` or ``pdf``; the same figure always gives the same bytes."""
-    if figure.get_layout_engine():  # once, not for each format
-        figure.draw_without_rendering()
+    if engine := figure.get_layout_engine():  # once, not for each format
+        engine.execute(figure)
         figure.set_layout_engine("none")
     buffer = BytesIO()
     metadata = {"CreationDate": None} if kind == "pdf" else None
-    figure.savefig(buffer, format=kind, dpi=200, metadata=metadata)
+    figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
     return buffer.getvalue()

@@ -67,11 +67,10 @@ def cost(run: pd.DataFrame, column: str, reward: str, goal: Target, guarded: boo
 
 def costs(comparison: Comparison, label: str, column: str, guarded: bool) -> list[float]:
     """``cost`` of every run of a method on training prompts."""
-    goal = target(comparison)
-    evals = comparison.evals
-    rows = evals[(evals["label"] == label) & (evals["split"] == "train")]
+    goal, evals = target(comparison), comparison.evals
     if goal is None:
         return []
+    rows = evals[(evals["label"] == label) & (evals["split"] == "train")]
     runs = [run for _, run in rows.groupby("cell")]
     return [cost(run, column, comparison.reward, goal, guarded) for run in runs]
 

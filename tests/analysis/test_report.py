@@ -162,8 +162,8 @@ def test_two_hundred_cells_in_thirty_seconds(tmp_path: Path) -> None:
         for task in ("animals", "fruit", "cars", "tools", "birds"):
             for seed in range(5):
                 write_cell(tmp_path, method, seed, task=task, images=seed == 0)
-    start = time.process_time()
+    start = time.perf_counter()
     assert write_report(tmp_path).count("| ddpo") == 5
-    spent = time.process_time() - start
-    print(f"200 cells: {spent:.1f} s of processor time")
+    spent = time.perf_counter() - start
+    print(f"200 cells: {spent:.1f} s")
     assert spent < 30
