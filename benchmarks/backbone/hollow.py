@@ -18,18 +18,17 @@ class Hollow(Weightless):
     """A backbone that computes nothing, counts, and holds as many bytes as it is told."""
 
     def __init__(self, model: Model, device: str, memory: Plan, costs: dict[str, Cost]) -> None:
-        self._prices, real = model.prices, model.backbone
+        real = model.backbone
         channels, side, _ = real.latent_shape if costs else (1, 1, 1)
         scale = 2 ** (len(real.vae.config.block_out_channels) - 1) if costs else 1
         unet = Shell(costs.get("unet"), model.trainable, None, 1)
         unet.config = SimpleNamespace(in_channels=channels, sample_size=side)  # type: ignore[assignment]
         vae = HollowVAE(Shell(costs.get("decode"), 0, 3, scale), real.vae.config)
         super().__init__(unet, vae, model.shape, device, memory)
-
-    def _price(self) -> None:
-        inside = self.memory == "unet"
-        kept = {k: v for k, v in self._prices.items() if inside or "inside" not in k}
-        self.ledger.prices |= kept
+        if not costs:
+            self._tokens = (1, 1)
+            if memory == "unet":  # what has a price is counted
+                self.ledger.prices |= model.prices
 
 
 class Shell(nn.Module):

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from types import SimpleNamespace
 from typing import Any, Literal, get_args
 from unittest.mock import patch
@@ -63,6 +63,9 @@ class Weightless(LoraSD):
     def encode(self, prompts: Sequence[str]) -> Tensor:
         return torch.zeros(len(prompts), *self._tokens, device=self.device)
 
+    def _price(self) -> None:
+        """Only when asked, by ``Model.prices``: it takes longer than all the rest."""
+
     def _unet(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
         config, more = self.unet.config, {}
         if getattr(config, "addition_embed_type", None) == "text_time":  # SDXL: size and crop
@@ -84,8 +87,15 @@ class Model:
             vae = AutoencoderKL.from_config(dict(self.shape.vae))
         # Under this plan everything has a price.
         self.backbone = Weightless(unet, vae, self.shape, "meta", "unet", rank)
-        self.prices = self.backbone.ledger.prices
         self._measured: dict[Any, tuple[Bytes, Bytes]] = {}
+
+    @cached_property
+    def prices(self) -> dict[str, float]:
+        """FLOPs of each kind of pass, the reward's aside."""
+        for module in (self.backbone.unet, self.backbone.vae):
+            nn.Module.to(module, torch.float32)
+        LoraSD._price(self.backbone)
+        return self.backbone.ledger.prices
 
     @property
     def trainable(self) -> int:

@@ -1,6 +1,5 @@
 """What the planner says is what happens: counts, FLOPs and bytes."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -78,18 +77,17 @@ def test_live_counts_what_lives():
         assert live.now == 0
 
 
-def test_the_plan_that_fits(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_plan_that_fits(tiny: Model, tiny_contract: None, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(planner, "STEPS", 1)
     config = contract.bench("alignprop-full").method.config  # type: ignore[attr-defined]
-    config = dataclasses.replace(config, sampling_steps=20)
-    cpu, folder = torch.device("cpu"), str(tiny_folder)
-    model = Model(folder, "fp32")
-    peaks = [planner.peak("alignprop-full", config, model, plan) for plan in PLANS]
+    cpu = torch.device("cpu")
+    assert planner.choose("alignprop-full", config, "some/hub-id", "fp32", cpu) == "step"
+    monkeypatch.setattr(planner, "Model", lambda *arguments: tiny)
+    peaks = [planner.peak("alignprop-full", config, tiny, plan) for plan in PLANS]
     assert peaks == sorted(peaks, reverse=True)
     for plan, free in zip(PLANS, peaks, strict=True):
         monkeypatch.setattr(planner, "available", lambda device, free=free: free / planner.FILL)
-        assert planner.choose("alignprop-full", config, folder, "fp32", cpu) == plan
-    assert planner.choose("alignprop-full", config, "some/hub-id", "fp32", cpu) == "step"
+        assert planner.choose("alignprop-full", config, "tiny", "fp32", cpu) == plan
 
 
 @pytest.mark.parametrize(
