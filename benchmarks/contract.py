@@ -282,6 +282,8 @@ def a_budget_is_kept(name: str) -> None:
     three, steps = bench(name), 0
     three.run(range(3))
     budget = 0.9 * three.backbone.ledger.flops
+    if not budget:
+        raise Broken("three steps cost nothing: leave the ledger alone")
 
     def impatient(share: float, text: str) -> None:
         nonlocal steps

@@ -36,7 +36,7 @@ class GradientRange:
 
     def _up(self, gradient: Tensor) -> Tensor:
         if self.scale is None:
-            largest = gradient.abs().amax().nan_to_num(1.0, 1.0).clamp(2.0**-100, 2.0**100)
+            largest = gradient.float().abs().amax().nan_to_num(1.0, 1.0).clamp(2.0**-100, 2.0**100)
             self.scale = torch.exp2(-largest.log2().round())
         return gradient * self.scale
 

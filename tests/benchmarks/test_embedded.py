@@ -49,7 +49,7 @@ def test_animals_have_distinct_embeddings():
 
     from rewards.alignment import EMBEDDED, _load
 
-    model, tokenizer, _, _ = _load(EMBEDDED.resolve(), torch.device("cpu"))
+    model, tokenizer, _, _ = _load(EMBEDDED.resolve(), torch.device("cpu"), torch.float32)
     assert isinstance(tokenizer, CLIPTokenizer)
     tokens = tokenizer([f"a {name}" for name in data.ANIMALS], padding=True, return_tensors="pt")
     with torch.no_grad():

@@ -105,7 +105,7 @@ def test_one_file_adds_a_thing_of_every_kind(
     listed = capsys.readouterr().out
     for name, about in {
         "my-refl": "refl with batch_size=2",
-        "blueness": "How blue a picture is.",
+        "blueness": "How blue a picture is. (of the pixel range; differentiable)",
         "small": "A small model.",
         "few": "Few prompts.",
     }.items():
@@ -176,7 +176,7 @@ def test_names_read_without_importing_are_the_registered_ones(known: registry.Re
     read = set(known.names())
     for path in known.folder.glob("[!_]*.py"):
         importlib.import_module(f"{known.folder.name}.{path.stem}")
-    assert read == set(known.entries)
+    assert read | set(known.patterns()) == set(known.entries)
     assert all(known.abouts[name] for name in read)
 
 

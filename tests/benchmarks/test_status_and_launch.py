@@ -67,7 +67,7 @@ def test_a_wrong_shard(text: str):
         launch.parse_shard(text)
 
 
-def test_the_local_launcher(tiny_folder: Path, tmp_path: Path, capsys):
+def test_the_local_launcher(fresh_registry, tiny_folder: Path, tmp_path: Path, capsys):
     """Two cells, each in a process of its own; the one that fails leaves the other alone."""
     plugin, out = tmp_path / "fails.py", tmp_path / "runs"
     plugin.write_text(

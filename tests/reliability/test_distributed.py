@@ -14,6 +14,8 @@ import run_benchmark
 from benchmarks import checkpoint, distributed, registry
 
 ROOT = Path(run_benchmark.__file__).parent
+pytestmark = pytest.mark.slow
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 CLOSE = 1e-4  # of the largest entry: float32 sums in another order
 
 
@@ -46,12 +48,9 @@ def assert_close(found, expected, where: str) -> None:
 
 
 def test_two_processes_do_what_one_does(tiny_folder: Path, tmp_path: Path):
-    """Every registered method, under ``accelerate launch``; five samples, so shares are uneven."""
+    """Every registered method; five samples, so shares are uneven."""
     worker = str(Path(__file__).parent / "worker.py")
-    two = ("--cpu", "--num_processes", "2", "--num_machines", "1", "--main_process_port", "0")
-    plain = ("--mixed_precision", "no", "--dynamo_backend", "no")
-    start = ("accelerate.commands.launch", *two, *plain)
-    launch(*start, worker, str(tiny_folder), str(tmp_path))
+    launch(*TORCHRUN, worker, str(tiny_folder), str(tmp_path))
     first, second = (checkpoint.load(tmp_path / f"{rank}.safetensors") for rank in range(2))
     alone = measure(tiny_folder)
     assert set(alone) == set(registry.methods.names())
@@ -80,8 +79,7 @@ def test_a_whole_run_under_torchrun(tiny_folder: Path, tmp_path: Path):
     arguments += ["--ddpo.sampling-steps", "4"]
     one, two = tmp_path / "one", tmp_path / "two"
     assert run_benchmark.main([*arguments, "--out", str(one)]) == 0
-    start = ("torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0")
-    launch(*start, "run_benchmark.py", *arguments, "--out", str(two))
+    launch(*TORCHRUN, "run_benchmark.py", *arguments, "--out", str(two))
     found, expected = cells(two), cells(one)
     assert len(expected) == 4
     assert_close(found, expected, "records")
