@@ -216,7 +216,12 @@ def compare(arguments: list[str]) -> int:
     if failed:
         print(f"{len(failed)} of {len(mine)} cells failed", file=sys.stderr)
     if len(mine) == len(cells):
-        print(write_report(options.out))
+        try:
+            print(write_report(options.out))
+        except OSError as error:
+            raise UserError(
+                f"--out {options.out}: no report, {error}; the records are kept"
+            ) from error
         print(f"\nCurves, table and pictures: {options.out}/")
     return 1 if failed else 0
 
