@@ -19,7 +19,7 @@ from benchmarks.store import Cell
 ARGUMENTS = [
     *("--budget", "steps=6", "--alignprop.batch-size", "2", "--alignprop.micro-batch", "2"),
     *("--alignprop.sampling-steps", "4", "--ddpo.sampling-steps", "4"),
-    *("--memory", "store"),  # to choose a plan takes trial steps, which a broken method cannot do
+    *("--memory", "store"),  # also in the processes that are killed
     *("--ddpo.samples-per-round", "4", "--ddpo.micro-batch", "2", "--ddpo.updates-per-round", "2"),
 ]
 START = (
