@@ -176,7 +176,7 @@ def _info(path: Path) -> dict[str, Any]:
 
 def _key(info: Mapping[str, Any]) -> str:
     """What a comparison has in common, as text that sorts."""
-    names = ("task", "reward", "backbone", "rules", "evaluation", "prompts", "reported", "rank")
+    names = ("rules", "evaluation", "prompts", "reported", "rank")
     budget = info["budget"]
     fixed = [info["task"], info["reward"], info["backbone"], budget["kind"], budget["amount"]]
     return json.dumps([fixed, *(info.get(name) for name in names)], sort_keys=True)

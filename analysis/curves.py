@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 
 from analysis import targets
 from analysis.collect import Comparison
-from analysis.records import BUDGETS
+from analysis.records import BUDGETS, SPLITS
 from analysis.statistics import caption, curve, over_seeds, performance_profile
 from analysis.style import (
     BASE,
@@ -29,7 +29,6 @@ from analysis.style import (
     used,
 )
 
-SPLITS = {"train": "training", "unseen": "unseen"}
 COSTS = [BUDGETS[kind] for kind in ("steps", "queries", "flops", "seconds")]
 
 
@@ -137,7 +136,9 @@ def time_to_target(comparison: Comparison, styles: Looks) -> Figure | None:
         axes = figure.subplots()
         for number, (label, look) in enumerate(styles.items()):
             for guarded in (False, True):
-                found = np.asarray(targets.costs(comparison, label, column, guarded)) / divisor
+                found = (
+                    np.asarray(targets.costs(comparison, label, column, goal, guarded)) / divisor
+                )
                 share = performance_profile(found.tolist(), grid.tolist())
                 style: dict[str, Any] = {"lw": 1.8} if guarded else {"lw": 0.8, "alpha": 0.6}
                 shift = 0.012 * (number - (len(styles) - 1) / 2)  # lines at 0 and 1 stay apart

@@ -15,8 +15,8 @@ import matplotlib as mpl
 from PIL import Image, ImageDraw, ImageFont
 
 from analysis.collect import Cell, Comparison, Evaluated
+from analysis.records import SPLITS
 from analysis.style import BASE
-from analysis.tables import SPLITS
 
 COLUMNS = {"train": 8, "unseen": 6, "prompts": 8}
 TILE = 160  # pixels: small pictures are enlarged at least to this, large ones reduced to at most
@@ -98,16 +98,16 @@ def _progress(comparison: Comparison, label: str, ends: bool) -> Image.Image | N
     cell = shown(comparison, label)
     if cell is None:
         return None
-    blocks = []
+    blocks, there = [], {split: steps(comparison, cell, split) for split in SPLITS}
     for split, name in SPLITS.items():
-        rows = list(steps(comparison, cell, split).values())
+        rows = list(there[split].values())
         if ends and len(rows) > 1:
             rows = [Row("before", rows[0].folder, rows[0].records),
                     Row("after", rows[-1].folder, rows[-1].records)]  # fmt: skip
         elif len(rows) < 3:
             continue
         blocks.append(block(f"{name} {comparison.task}", split, rows))
-    last = max(max(steps(comparison, cell, split), default=0) for split in SPLITS)
+    last = max(max(found, default=0) for found in there.values())
     title = f"{label}: {comparison.reward}, seed {cell.info['seed']}, optimizer step {last}"
     return _drawn(blocks, title, comparison.reward, comparison.units)
 

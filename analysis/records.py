@@ -15,12 +15,13 @@ import pandas as pd
 
 COUNTERS = ("flops", "reward_queries", "nfe", "seconds")
 MEASURES = ("diversity", "vendi", "drift", "collapse")  # what a reward alone hides
+SPLITS = {"train": "training", "unseen": "unseen"}  # of a run's evaluations, and in words
 # budget kind -> (column of the evaluations, divisor, axis label)
 BUDGETS = {
     "steps": ("step", 1.0, "optimizer steps"),
     "queries": ("reward_queries", 1.0, "reward queries"),
-    "flops": ("flops", 1e12, "TFLOP"),
     "nfe": ("nfe", 1.0, "NFE"),
+    "flops": ("flops", 1e12, "TFLOP"),
     "seconds": ("seconds", 1.0, "seconds"),
 }
 

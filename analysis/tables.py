@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis import published, targets
 from analysis.collect import Comparison, flat
-from analysis.records import BUDGETS, MEASURES
+from analysis.records import BUDGETS, MEASURES, SPLITS
 from analysis.sheets import Sheet, Value, point
 from analysis.statistics import (
     Estimate,
@@ -25,15 +25,8 @@ from analysis.statistics import (
 )
 from analysis.style import BASE
 
-SPLITS = {"train": "training", "unseen": "unseen"}
-COSTS = {  # header -> (column of the evaluations, divisor, format)
-    "optimizer steps": ("step", 1.0, ",.0f"),
-    "reward queries": ("reward_queries", 1.0, ",.0f"),
-    "NFE": ("nfe", 1.0, ",.0f"),
-    "TFLOP": ("flops", 1e12, ",.4g"),
-    "seconds": ("seconds", 1.0, ",.0f"),
-}
-STYLES = {header: style for header, (_, _, style) in COSTS.items()} | {"seeds": ".0f"}
+COSTS = {header: (column, divisor) for column, divisor, header in BUDGETS.values()}
+STYLES = dict.fromkeys(COSTS, ",.0f") | {"TFLOP": ",.4g", "seeds": ".0f"}
 
 
 def generalisation(comparison: Comparison) -> Sheet | None:
@@ -78,10 +71,10 @@ def _scores(group: pd.DataFrame, names: list[str], splits: list[str]) -> dict[st
 
 def _costs(group: pd.DataFrame, label: str) -> dict[str, Value]:
     """Means per run; the counters are the same for all splits of an evaluation."""
-    spent = group.groupby("cell")[[column for column, _, _ in COSTS.values()]].max()
+    spent = group.groupby("cell")[[column for column, _ in COSTS.values()]].max()
     row: dict[str, Value] = {
         header: point(math.nan, 0) if label == BASE else point(float(spent[column].mean()) / size)
-        for header, (column, size, _) in COSTS.items()
+        for header, (column, size) in COSTS.items()
     }
     return row | {"seeds": point(int(group["seed"].nunique()))}
 
@@ -144,12 +137,11 @@ def time_to_target(comparison: Comparison) -> Sheet | None:
     for label in sorted(set(comparison.evals["label"])):
         row: dict[str, Value] = {"method": label}
         for guarded, word in ((False, "reward alone"), (True, "guarded")):
-            found = targets.costs(comparison, label, "flops", guarded)
-            reached = sum(map(math.isfinite, found))
-            row[f"reached, {word}"] = f"{reached} of {len(found)}"
             for kind in ("flops", "queries", "seconds"):
                 column, divisor, unit = BUDGETS[kind]
-                spent = targets.costs(comparison, label, column, guarded)
+                spent = targets.costs(comparison, label, column, goal, guarded)
+                reached = sum(map(math.isfinite, spent))  # the same for every kind
+                row[f"reached, {word}"] = f"{reached} of {len(spent)}"
                 median = float(np.median(spent)) / divisor if spent else math.inf
                 row[f"{unit}, {word}"] = "never" if math.isinf(median) else f"{median:,.4g}"
         rows.append(row)

@@ -65,11 +65,11 @@ def cost(run: pd.DataFrame, column: str, reward: str, goal: Target, guarded: boo
     return float(run.loc[reached, column].min()) if reached.any() else math.inf
 
 
-def costs(comparison: Comparison, label: str, column: str, guarded: bool) -> list[float]:
+def costs(
+    comparison: Comparison, label: str, column: str, goal: Target, guarded: bool
+) -> list[float]:
     """``cost`` of every run of a method on training prompts."""
-    goal, evals = target(comparison), comparison.evals
-    if goal is None:
-        return []
+    evals = comparison.evals
     rows = evals[(evals["label"] == label) & (evals["split"] == "train")]
     runs = [run for _, run in rows.groupby("cell")]
     return [cost(run, column, comparison.reward, goal, guarded) for run in runs]
