@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.lazy import torch
 
@@ -28,6 +28,12 @@ def check(images: Tensor, prompts: Sequence[str]) -> None:
         raise ValueError("images must be finite, but hold NaN or infinity")
     if low < -TOLERANCE or high > 1 + TOLERANCE:
         raise ValueError(f"images must lie in [0, 1], not [{low:.4g}, {high:.4g}]")
+
+
+def eight_bit(images: Tensor) -> Any:
+    """(B, 3, H, W) in [0, 1] as Pillow takes it: a uint8 array (B, H, W, 3), rounded."""
+    pixels = (images.detach().float().clamp(0, 1) * 255).round().byte()
+    return pixels.permute(0, 2, 3, 1).cpu().numpy()
 
 
 def at_least_single(values: Tensor) -> Tensor:

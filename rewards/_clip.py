@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -80,9 +81,9 @@ class ModelReward(Reward):
         dtype = pixels.dtype if pixels.dtype == torch.float64 else self.weights_dtype
         return self.score(pixels.to(dtype), list(prompts))
 
+    @abstractmethod
     def score(self, pixels: Tensor, prompts: list[str]) -> Tensor:
         """Rewards (B,) of normalised ``pixels`` (B, 3, 224, 224)."""
-        raise NotImplementedError
 
 
 def clip_files(repository: str, megabytes: float) -> Hub:
@@ -93,8 +94,15 @@ def clip_files(repository: str, megabytes: float) -> Hub:
 @lru_cache(maxsize=8)
 def load_clip(hub: Hub, reward: str, device: Any, dtype: Any) -> tuple[Any, Any]:
     """The frozen CLIPModel and its tokenizer."""
-    from safetensors.torch import load_file
     from transformers import CLIPConfig, CLIPModel
+
+    model, tokenizer = read_model(hub, reward, CLIPModel, CLIPConfig)
+    return model.to(device, dtype), tokenizer
+
+
+def read_model(hub: Hub, reward: str, kind: Any, config: Any) -> tuple[Any, Any]:
+    """A frozen transformers model of class ``kind`` from ``clip_files``, and its tokenizer."""
+    from safetensors.torch import load_file
 
     folder = hub.folder(reward)
     path = folder / "model.safetensors"
@@ -102,8 +110,8 @@ def load_clip(hub: Hub, reward: str, device: Any, dtype: Any) -> tuple[Any, Any]
         state = load_file(path)
         # Older versions of transformers saved these constants with the weights.
         state = {name: v for name, v in state.items() if not name.endswith(".position_ids")}
-    model = build(CLIPModel, CLIPConfig.from_pretrained(folder), state, path)
-    return model.to(device, dtype), load_tokenizer(folder)
+    model = build(kind, config.from_pretrained(folder), state, path)
+    return model, load_tokenizer(folder)
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -133,6 +141,11 @@ def text_features(model: Any, tokenizer: Any, prompts: list[str]) -> Tensor:
             input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
         )
     return _unit(output)
+
+
+def cosines(model: Any, tokenizer: Any, pixels: Tensor, prompts: list[str]) -> Tensor:
+    """Cosine (B,) of the features of each picture and its prompt."""
+    return (image_features(model, pixels) * text_features(model, tokenizer, prompts)).sum(1)
 
 
 def _unit(output: Any) -> Tensor:

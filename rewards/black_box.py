@@ -24,7 +24,7 @@ from PIL import Image
 from benchmarks.api import UserError
 from benchmarks.lazy import torch
 from rewards import Reward, register_reward
-from rewards._check import check
+from rewards._check import check, eight_bit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,8 +48,7 @@ class BlackBox(Reward):
         check(images, prompts)
         if self._process is None:
             self._start()
-        pixels = (images.detach().float().clamp(0, 1) * 255).round().byte()
-        self._pipe.send((pixels.permute(0, 2, 3, 1).cpu().numpy(), list(prompts)))
+        self._pipe.send((eight_bit(images), list(prompts)))
         scores = self._answer()
         if len(scores) != len(prompts) or not all(math.isfinite(s) for s in scores):
             raise UserError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rewards import register_reward
-from rewards._clip import ModelReward, clip_files, image_features, load_clip, text_features
+from rewards._clip import ModelReward, clip_files, cosines, load_clip
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,5 +27,4 @@ class CLIPScore(ModelReward):
     def score(self, pixels: Tensor, prompts: list[str]) -> Tensor:
         model, tokenizer = load_clip(WEIGHTS, "clipscore", pixels.device, pixels.dtype)
         texts = [f"A photo depicts {prompt}" for prompt in prompts]
-        image, text = image_features(model, pixels), text_features(model, tokenizer, texts)
-        return 2.5 * (image * text).sum(1).clamp(min=0)
+        return 2.5 * cosines(model, tokenizer, pixels, texts).clamp(min=0)

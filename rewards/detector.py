@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.api import UserError
 from benchmarks.lazy import torch
-from rewards import Reward, register_reward
+from rewards import register_reward
 from rewards._check import at_least_single, check
-from rewards._clip import MEAN, STD, clip_files, load_tokenizer
-from rewards._weights import build, readable
+from rewards._clip import MEAN, STD, clip_files, read_model
+from rewards._counts import Counting, Distance, Gone, Seen
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,15 +33,11 @@ NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine
 ENDS = {"on", "in", "with", "and", "at", "under", "near", "of"}  # the object's name stops here
 
 
-class _Detected(Reward):
+class _Detected(Counting):
     """What the rewards of this file share."""
 
     reference = "ours, by OWLv2, Minderer et al. 2023, arXiv 2306.09683"
-    differentiable = True
     recorded = "padded to a square, bilinear with antialias"
-
-    def __init__(self, device: Any) -> None:
-        self.device = torch.device(device)
 
     def soft_count(self, images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """N (B,), and how many the prompts ask for (B,)."""
@@ -53,34 +49,18 @@ class _Detected(Reward):
 
 
 @register_reward("owlv2-count")
-class DetectedCount(_Detected):
+class DetectedCount(_Detected, Distance):
     """Minus the distance between the detector's soft count and the number in the prompt."""
-
-    unit = "objects, negative"
-
-    def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        found, wanted = self.soft_count(images, prompts)
-        return -(found - wanted).abs()
 
 
 @register_reward("owlv2-presence")
-class DetectedPresence(_Detected):
+class DetectedPresence(_Detected, Seen):
     """1 - exp(-N): whether the detector sees the prompt's object."""
-
-    unit = "probability"
-
-    def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        return 1 - torch.exp(-self.soft_count(images, prompts)[0])
 
 
 @register_reward("owlv2-absence")
-class DetectedAbsence(_Detected):
+class DetectedAbsence(_Detected, Gone):
     """exp(-N): whether the detector no longer sees the prompt's object."""
-
-    unit = "probability"
-
-    def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        return torch.exp(-self.soft_count(images, prompts)[0])
 
 
 def meaning(prompt: str) -> tuple[str, int]:
@@ -164,13 +144,7 @@ def iou(corners: Tensor) -> Tensor:
 @lru_cache(maxsize=2)
 def _load(device: Any, dtype: Any) -> tuple[Any, Any]:
     """The frozen detector and its tokenizer."""
-    from safetensors.torch import load_file
     from transformers import Owlv2Config, Owlv2ForObjectDetection
 
-    folder = WEIGHTS.folder("owlv2-count")
-    path = folder / "model.safetensors"
-    with readable(path):
-        state = load_file(path)
-        state = {name: v for name, v in state.items() if not name.endswith(".position_ids")}
-    model = build(Owlv2ForObjectDetection, Owlv2Config.from_pretrained(folder), state, path)
-    return model.to(device, dtype), load_tokenizer(folder)
+    model, tokenizer = read_model(WEIGHTS, "owlv2-count", Owlv2ForObjectDetection, Owlv2Config)
+    return model.to(device, dtype), tokenizer

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from benchmarks.api import UserError
 from rewards import register_reward
-from rewards._clip import ALIGNPROP, ModelReward, image_features, load_tokenizer, text_features
+from rewards._clip import ALIGNPROP, ModelReward, cosines, load_tokenizer
 from rewards._weights import TOKENIZER, Hub, build, read_pickle, rename
 
 if TYPE_CHECKING:
@@ -76,8 +76,7 @@ class HPSv2(ModelReward):
 
     def score(self, pixels: Tensor, prompts: list[str]) -> Tensor:
         model, tokenizer = _load(self.weights, pixels.device, pixels.dtype)
-        image, text = image_features(model, pixels), text_features(model, tokenizer, prompts)
-        return (image * text).sum(1)
+        return cosines(model, tokenizer, pixels, prompts)
 
 
 @register_reward("hpsv2.1")

@@ -21,7 +21,7 @@ from PIL import Image
 
 from benchmarks.lazy import torch
 from rewards import Reward, register_reward
-from rewards._check import at_least_single, check
+from rewards._check import at_least_single, check, eight_bit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,9 +48,8 @@ def quantisers(table: str, quality: int = QUALITY) -> Tensor:
 
 def true_size(images: Tensor) -> Tensor:
     """The size in kB of each of ``images`` (B, 3, H, W) as a JPEG file: (B,), no gradient."""
-    pixels = (images.detach().float().clamp(0, 1) * 255).round().byte()
     sizes = []
-    for picture in pixels.permute(0, 2, 3, 1).cpu().numpy():
+    for picture in eight_bit(images):
         buffer = io.BytesIO()
         Image.fromarray(picture).save(buffer, format="JPEG", quality=QUALITY)
         sizes.append(buffer.tell() / 1000)

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.api import UserError
 from benchmarks.backbone.emoji import data
 from benchmarks.lazy import torch
-from rewards import Reward, register_reward
+from rewards import register_reward
 from rewards._check import at_least_single, check
+from rewards._counts import Counting, Distance, Gone, Seen
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,13 +24,9 @@ if TYPE_CHECKING:
     from benchmarks.backbone.emoji.vision import Counter
 
 
-class _Objects(Reward):
+class _Objects(Counting):
     reference = "ours; density counting, Lempitsky and Zisserman 2010"
-    differentiable = True
     image_size = data.SIZE
-
-    def __init__(self, device: Any) -> None:
-        self.device = torch.device(device)
 
     def soft_count(self, images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """N (B,), and how many the prompts ask for (B,). Raises UserError for unknown prompts."""
@@ -44,34 +41,18 @@ class _Objects(Reward):
 
 
 @register_reward("count")
-class Count(_Objects):
+class Count(_Objects, Distance):
     """Minus the distance between the soft count and the number in the prompt."""
-
-    unit = "objects, negative"
-
-    def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        found, wanted = self.soft_count(images, prompts)
-        return -(found - wanted).abs()
 
 
 @register_reward("presence")
-class Presence(_Objects):
+class Presence(_Objects, Seen):
     """1 - exp(-N): whether the prompt's animal is there."""
-
-    unit = "probability"
-
-    def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        return 1 - torch.exp(-self.soft_count(images, prompts)[0])
 
 
 @register_reward("absence")
-class Absence(_Objects):
+class Absence(_Objects, Gone):
     """exp(-N): whether the prompt's animal is gone (the paper's concept removal)."""
-
-    unit = "probability"
-
-    def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        return torch.exp(-self.soft_count(images, prompts)[0])
 
 
 def meaning(prompt: str) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rewards import register_reward
-from rewards._clip import ModelReward, clip_files, image_features, load_clip, text_features
+from rewards._clip import ModelReward, clip_files, cosines, load_clip
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,5 +26,4 @@ class PickScore(ModelReward):
 
     def score(self, pixels: Tensor, prompts: list[str]) -> Tensor:
         model, tokenizer = load_clip(WEIGHTS, "pickscore", pixels.device, pixels.dtype)
-        image, text = image_features(model, pixels), text_features(model, tokenizer, prompts)
-        return model.logit_scale.exp() * (image * text).sum(1)
+        return model.logit_scale.exp() * cosines(model, tokenizer, pixels, prompts)
