@@ -141,8 +141,7 @@ def layered(options: Options) -> dict[str, tuple[Any, dict[str, str]]]:
 def provenance(arguments: list[str], options: Options) -> dict[str, dict[str, str]]:
     """Per method, where every value of its cells comes from, for ``cell.json``."""
     given = {a.split("=")[0][2:].replace("-", "_") for a in arguments if a.startswith("--")}
-    own = {"backbone": "default", "reward": "default", "task": "default", "seeds": "default"}
-    own["memory"] = "default"
+    own = dict.fromkeys(("backbone", "reward", "task", "seeds", "memory"), "default")
     own["budget"] = f"preset {config.load_preset(options.backbone)['name']}"
     own |= {name: "command line" for name in own if name in given}
     found = {}

@@ -45,11 +45,9 @@ def specs(
     """One cell per method (name and Config) and seed.
 
     ``budget`` is the preset's if there is none, ``precision`` the device's. ``sources`` says per
-    method where its values come from, for the record.
+    method where each value comes from, for the record. ``held_out`` are the rewards that are only
+    reported, by default the task's.
 
-    ``sources`` says per method where each value comes from, for the record.
-
-    ``held_out`` are the rewards that are only reported, by default the task's.
     Raises UserError for what cannot work, before anything is computed.
     """
     preset = load_preset(backbone)

@@ -9,6 +9,7 @@ function below gives back what it got.
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -25,8 +26,9 @@ Item = TypeVar("Item")
 _alone = False
 
 
+@functools.cache
 def start() -> torch.device:
-    """Join the other processes, if a launcher started some; the device of this one."""
+    """Join, once, the other processes, if a launcher started some; the device of this one."""
     from accelerate import PartialState
 
     state = PartialState(cpu=not torch.cuda.is_available())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +50,20 @@ def pictures(
         trajectory = backbone.sample(sampler, texts, noise, guidance=guidance, adapted=adapted)
         found.append(backbone.decode(trajectory.final))
     return gather(found)
+
+
+def calibrate(
+    rewards: Mapping[str, Reward], prompts: Sequence[str], draw: Callable[[], Tensor]
+) -> dict[str, Any]:
+    """Show the base model's pictures to the rewards that depend on it: what each found.
+
+    ``draw`` gives the pictures of ``prompts``; it is called only if a reward asks for them.
+    """
+    asking = {name: reward for name, reward in rewards.items() if reward.calibrates}
+    if not asking:
+        return {}
+    images = draw()
+    return {name: reward.calibrate(images, prompts) for name, reward in asking.items()}
 
 
 @torch.no_grad()

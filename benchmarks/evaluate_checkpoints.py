@@ -23,16 +23,15 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 import tyro
 from torch import Tensor
 
 from benchmarks import registry, soup
-from benchmarks.api import Reward, UserError
+from benchmarks.api import UserError
 from benchmarks.backbone.lora_sd import LoraSD, default_precision
 from benchmarks.config import Task, load_preset, load_task
 from benchmarks.distributed import start
-from benchmarks.evaluate import evaluate, pictures
+from benchmarks.evaluate import calibrate, evaluate, pictures
 from benchmarks.harness import reported
 from benchmarks.ledger import Ledger
 from benchmarks.store import save_pictures, write_json
@@ -195,8 +194,13 @@ def records(
     scorers = {name: registry.rewards.get(name)(device) for name in description["reported"]}
     settings = description["evaluation"]
     space = registry.rewards.get(settings["features"])(device)
-    with model.ledger.paused(), torch.no_grad():
-        _calibrate(model, scorers, description)
+    shown, steps, guidance = (
+        description["calibration"],
+        settings["sampling_steps"],
+        settings["guidance"],
+    )
+    with model.ledger.paused():
+        calibrate(scorers, shown, lambda: pictures(model, shown, steps, guidance).to(device))
     base: dict[str, Tensor] = {}
     for number, candidate in enumerate([Candidate("base model", ()), *chosen]):
         model.load_lora_state(
@@ -210,16 +214,6 @@ def records(
             save_pictures(folder / "images" / result.split / f"{number:06d}", result.images)
             head = {"candidate": number, "name": candidate.name, "part": candidate.part}
             yield head | {"coefficients": candidate.coefficients} | result.record
-
-
-def _calibrate(model: LoraSD, scorers: dict[str, Reward], description: dict[str, Any]) -> None:
-    """Show the base model's pictures to the rewards that depend on it, as the harness does."""
-    asking = [reward for reward in scorers.values() if reward.calibrates]
-    if asking:
-        prompts, settings = description["calibration"], description["evaluation"]
-        images = pictures(model, prompts, settings["sampling_steps"], settings["guidance"])
-        for reward in asking:
-            reward.calibrate(images.to(model.device), prompts)
 
 
 def _side(key: str, matrix: Tensor) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from benchmarks.backbone.lora_sd import LoraSD
 from benchmarks.backbone.memory import Plan
 from benchmarks.config import RULES, Budget, Memory, Precision, Task
 from benchmarks.distributed import from_first, rank, start
-from benchmarks.evaluate import Evaluation, evaluate
+from benchmarks.evaluate import Evaluation, calibrate, evaluate, pictures
 from benchmarks.facts import facts
 from benchmarks.finite import Guard
 from benchmarks.ledger import Ledger
@@ -36,6 +36,7 @@ BETWEEN = 16
 #: At most this much work is lost when a run is killed. Seconds.
 CHECKPOINT_EVERY = 30.0
 
+Found = TypeVar("Found")
 Progress = Callable[[float, str], None]  # share of the budget used, what to say
 
 
@@ -135,7 +136,7 @@ class Harness:
 
     def __init__(self, out: Path, device: torch.device | None = None) -> None:
         self.out, self.device = out, device or start()
-        self._base: dict[str, list[Evaluation]] = {}
+        self._base: dict[str, Any] = {}
 
     def run(self, spec: Spec, progress: Progress = lambda share, text: None) -> Path:
         """Run one cell unless it is done; returns its directory."""
@@ -154,11 +155,12 @@ class Harness:
             cell.finish()
         return cell.path
 
-    def base(self, key: str, measure: Callable[[], list[Evaluation]]) -> list[Evaluation]:
-        """The base model's evaluation, measured once per distinct key."""
+    def base(self, key: str, measure: Callable[[], Found]) -> Found:
+        """What there is to know of the base model, measured once per distinct key."""
         if key not in self._base:
             self._base[key] = measure()
-        return self._base[key]
+        found: Found = self._base[key]
+        return found
 
 
 class Run:
@@ -197,18 +199,18 @@ class Run:
         self._evaluated: dict[int, list[Evaluation]] = {}
 
     def _calibrate(self) -> dict[str, Any]:
-        """Show the base model's pictures to the rewards that depend on it: what they found."""
-        spec = self.spec
-        asking = {name: reward for name, reward in self.rewards.items() if reward.calibrates}
-        if not asking:
-            return {}
-        prompts = spec.task.evaluation_prompts()["train"]
-        (shown,) = self.harness.base(
-            f"pictures {self._base_key()}",
-            lambda: evaluate(self.backbone, {"train": prompts}, {}, self.space, spec.evaluation),
-        )
-        images = shown.images.to(self.harness.device)
-        return {name: reward.calibrate(images, prompts) for name, reward in asking.items()}
+        prompts, settings = self.spec.task.evaluation_prompts()["train"], self.spec.evaluation
+        steps, guidance = settings["sampling_steps"], settings["guidance"]
+
+        def measure() -> Tensor:
+            with self.ledger.paused():
+                return pictures(self.backbone, prompts, steps, guidance)
+
+        def draw() -> Tensor:
+            shown = self.harness.base(f"pictures {self._base_key()}", measure)
+            return shown.to(self.harness.device)
+
+        return calibrate(self.rewards, prompts, draw)
 
     def _price_reward(self, reward: Reward) -> None:
         with torch.no_grad(), self.ledger.paused():

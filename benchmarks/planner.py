@@ -16,6 +16,7 @@ How it counts:
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -140,6 +141,22 @@ def _backward(row: dict[str, float]) -> float:
     return row["unet_backward"] + row["unet_backward_first"]
 
 
+@functools.cache  # cells that differ in their seed alone need the same
+def _needed(
+    name: str, config: Any, backbone: str, precision: Precision, rank: int, memory: Plan
+) -> float:
+    model, rows = _trial(name, config, backbone, precision, rank)
+    return peak(name, config, model, memory, rows)
+
+
+@functools.cache
+def _trial(
+    name: str, config: Any, backbone: str, precision: Precision, rank: int
+) -> tuple[Model, list[dict[str, float]]]:
+    model = Model(backbone, precision, rank)
+    return model, counted(name, config, model, "store")
+
+
 def choose(
     name: str,
     config: Any,
@@ -156,9 +173,7 @@ def choose(
     free = FILL * available(device)
     try:
         with alone():
-            model = Model(backbone, precision, rank)
-            rows = counted(name, config, model, "store")
-            fits = (m for m in PLANS if peak(name, config, model, m, rows) <= free)
+            fits = (m for m in PLANS if _needed(name, config, backbone, precision, rank, m) <= free)
             return next(fits, PLANS[-1])
     except Exception:  # noqa: BLE001 - what breaks a trial step need not break a real one
         return "step"

@@ -35,9 +35,6 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from benchmarks.backbone.emoji import build, data, vision
 
-STAGES = (
-    *("scenes", "clip", "image-tower", "latents", "vae", "counter", "judge", "unet", "assemble"),
-)
 ALONE = ("scenes", "latents", "assemble")  # the stages that one process does for all
 STEPS = {"clip": 950, "image-tower": 700, "vae": 2400, "counter": 600, "judge": 600, "unet": 13000}
 POOL = 24_000
@@ -362,7 +359,7 @@ RUN: dict[str, Callable[[Path], None]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--work", type=Path, default=data.CACHE, help="caches and checkpoints")
-    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
+    parser.add_argument("--stages", nargs="+", choices=RUN, default=list(RUN))
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     args = parser.parse_args()
     if args.threads:
