@@ -35,6 +35,9 @@ class Config:
     """DDPO for SD v1.5 with LoRA, as in ddpo-pytorch."""
 
     samples_per_round: int = field(default=256, metadata={"help": f"samples per round [{CODE}]"})
+    samples_per_prompt: int = field(
+        default=1, metadata={"help": f"pictures of each prompt drawn [1: {CODE}; more: ours]"}
+    )
     updates_per_round: int = field(
         default=2, metadata={"help": f"optimizer steps per pass [{CODE}]"}
     )
@@ -102,6 +105,8 @@ class DDPO(Method):
             raise UserError(
                 "samples_per_round / updates_per_round must be a multiple of micro_batch"
             )
+        if config.samples_per_round % config.samples_per_prompt:
+            raise UserError("samples_per_round must be a multiple of samples_per_prompt")
         if config.eta <= 0:
             raise UserError("DDPO needs a stochastic sampler: eta must be positive")
         self.config, self.context = config, context
@@ -140,7 +145,8 @@ class DDPO(Method):
     def sample(self, step: int) -> Round:
         """Draw and score one round."""
         config, backbone, streams = self.config, self.context.backbone, self.context.streams
-        prompts = self.context.prompts(step, config.samples_per_round)
+        drawn = self.context.prompts(step, config.samples_per_round // config.samples_per_prompt)
+        prompts = [prompt for prompt in drawn for _ in range(config.samples_per_prompt)]
         latents, log_probs, rewards = [], [], []
         for part in parts(range(config.samples_per_round), config.micro_batch):
             texts, shape = [prompts[i] for i in part], backbone.latent_shape
