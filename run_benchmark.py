@@ -58,8 +58,8 @@ class Options:
     """What to optimise: a name (see --list rewards), 0.7*jpeg+0.3*alignment or my_file.py:score."""
     held_out: tuple[str, ...] | None = None
     """Rewards that are only reported. Default: the task's."""
-    task: str = "animals"
-    """Prompts and splits: a name (see --list tasks) or a TOML file of your own."""
+    task: str | None = None
+    """Prompts and splits: a name (see --list tasks) or a TOML file. Default: the preset's."""
     budget: str | None = None
     """KIND=AMOUNT per cell (flops, queries, nfe, steps, seconds). Default: the preset's."""
     seeds: tuple[int, ...] = (0,)
@@ -141,8 +141,9 @@ def layered(options: Options) -> dict[str, tuple[Any, dict[str, str]]]:
 def provenance(arguments: list[str], options: Options) -> dict[str, dict[str, str]]:
     """Per method, where every value of its cells comes from, for ``cell.json``."""
     given = {a.split("=")[0][2:].replace("-", "_") for a in arguments if a.startswith("--")}
-    own = dict.fromkeys(("backbone", "reward", "task", "seeds", "memory"), "default")
-    own["budget"] = f"preset {config.load_preset(options.backbone)['name']}"
+    own = dict.fromkeys(("backbone", "reward", "seeds", "memory"), "default")
+    preset = config.load_preset(options.backbone)["name"]
+    own |= dict.fromkeys(("task", "budget"), f"preset {preset}")
     own |= {name: "command line" for name in own if name in given}
     found = {}
     for name, (_, sources) in layered(options).items():

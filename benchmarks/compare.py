@@ -34,7 +34,7 @@ def specs(
     *,
     backbone: str = "emoji",
     reward: str = "jpeg",
-    task: str = "animals",
+    task: str | None = None,
     budget: str | None = None,
     seeds: Sequence[int] = (0,),
     precision: Precision | None = None,
@@ -44,14 +44,14 @@ def specs(
 ) -> list[Spec]:
     """One cell per method (name and Config) and seed.
 
-    ``budget`` is the preset's if there is none, ``precision`` the device's. ``sources`` says per
+    ``task`` and ``budget`` are the preset's if there is none, ``precision`` the device's. ``sources`` says per
     method where each value comes from, for the record. ``held_out`` are the rewards that are only
     reported, by default the task's.
 
     Raises UserError for what cannot work, before anything is computed.
     """
     preset = load_preset(backbone)
-    amount, prompts = Budget.parse(budget or preset["budget"]), load_task(task)
+    amount, prompts = Budget.parse(budget or preset["budget"]), load_task(task or preset["task"])
     if held_out is not None:
         prompts = dataclasses.replace(prompts, held_out=tuple(held_out))
     cells = [

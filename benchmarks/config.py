@@ -83,7 +83,7 @@ class Backbone:
     """A Stable Diffusion, and the settings that suit it.
 
     ``model`` is a diffusers folder, a hub id, or a function that returns a
-    ``StableDiffusionPipeline``. ``preset`` has ``budget``, ``evaluation`` and a table per method;
+    ``StableDiffusionPipeline``. ``preset`` has ``budget``, ``task``, ``evaluation`` and a table per method;
     ``name`` is whose preset it is.
     """
 
@@ -127,8 +127,14 @@ def _read_task(path: Path) -> Task:
     if not isinstance(evaluation, dict):
         raise UserError(f"{path}: evaluation must be a table")
     values |= evaluation
-    if isinstance(values.get("train"), str):  # another task's
-        values["train"] = list(load_task(values["train"]).train)
+    template = values.pop("template", "{}")
+    if not isinstance(template, str) or template.count("{}") != 1:
+        raise UserError(f"{path}: template must be a string with {{}} where the prompt goes")
+    for key in ("train", "unseen"):
+        if isinstance(values.get(key), str):  # another task's
+            values[key] = list(getattr(load_task(values[key]), key))
+        if isinstance(values.get(key), list):
+            values[key] = [template.replace("{}", str(prompt)) for prompt in values[key]]
     missing = [f.name for f in dataclasses.fields(Task) if f.name not in {*values, "name"}]
     if missing:
         model = "benchmarks/tasks/animals.toml is a model"
@@ -163,9 +169,9 @@ def _read_backbone(path: Path) -> Backbone:
     model, like = preset.pop("model"), preset.pop("like", None)
     if like is not None:
         preset = _merged(load_backbone(like).preset, preset)
-    missing = [key for key in ("budget", "evaluation") if key not in preset]
+    missing = [key for key in ("budget", "task", "evaluation") if key not in preset]
     if missing:
-        raise UserError(f'{path}: missing {" and ".join(missing)}; or write like = "sd15"')
+        raise UserError(f'{path}: missing {", ".join(missing)}; or write like = "sd15"')
     folder = (path.parent / model).resolve()
     return Backbone(name=path.stem, model=str(folder) if folder.is_dir() else model, preset=preset)
 

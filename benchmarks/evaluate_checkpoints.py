@@ -115,7 +115,7 @@ def describe(options: Options, chosen: list[Candidate]) -> dict[str, Any]:
     backbone = options.backbone or first.get("backbone", "emoji")
     reward = options.reward or first.get("reward", "jpeg")
     own = first.get("prompts") if options.task is None else None
-    task = _recorded(own) if own else load_task(options.task or "animals")
+    task = _recorded(own) if own else load_task(options.task or load_preset(backbone)["task"])
     if options.held_out is not None:
         task = dataclasses.replace(task, held_out=options.held_out)
     splits = {"prompts": _own_prompts(options)} if options.prompts else task.evaluation_prompts()

@@ -148,6 +148,7 @@ def test_help_takes_half_a_second():
         ("[evaluation]\ntrain_evry = 3\n", "missing train"),
         ("evry = 3\n{rest}train_images = 1\n", "unknown key 'evry'"),
         ("{rest}train_images = 0\n", "train_images must be at least 1"),
+        ('template = "all blue"\n{rest}train_images = 1\n', "template must be a string"),
         ('{rest}train_images = "two"\n', "train_images must be int, not 'two'"),
     ],
 )
@@ -163,8 +164,11 @@ def test_a_task_with_a_mistake_is_refused(text: str, message: str, tmp_path: Pat
 
 def test_validation_trains_on_the_animals_and_is_judged_on_others():
     animals, validation = config.load_task("animals"), config.load_task("validation")
-    assert validation.train == animals.train and len(animals.train) == 45
-    assert not set(validation.unseen) & {*animals.train, *animals.unseen}
+    blue = config.load_task("animals-on-blue")
+    assert validation.train == blue.train and len(animals.train) == 45
+    assert not set(validation.unseen) & {*blue.train, *blue.unseen}
+    assert blue.train[0] == "cat on a blue background" == f"{animals.train[0]} on a blue background"
+    assert len(blue.unseen) == len(animals.unseen)
 
 
 def test_a_backbone_file_names_its_model_and_whose_settings_it_takes(tmp_path: Path):
@@ -179,7 +183,7 @@ def test_a_backbone_file_names_its_model_and_whose_settings_it_takes(tmp_path: P
     assert Path(str(emoji.model), "model_index.json").is_file()
     assert config.load_backbone("someone/a-model").model == "someone/a-model"
     path.write_text('model = "someone/a-model"\n')
-    with pytest.raises(UserError, match="missing budget and evaluation"):
+    with pytest.raises(UserError, match="missing budget, task, evaluation"):
         config.load_backbone(str(path))
     path.write_text("")
     with pytest.raises(UserError, match="model must be a diffusers folder"):
