@@ -2,8 +2,8 @@
 
 Gradients are the same under every plan; memory and time differ. The plans, fastest first:
 
-- ``store`` keeps the activations of every sampling step that carries gradient; also those of a whole
-  sampling round, where one update by the same weights follows it;
+- ``store`` keeps the activations of every sampling step that carries gradient; those of a whole
+  sampling round where a single update follows it;
 - ``step`` keeps the latents only and repeats the U-Net's forward pass, one sampling step at a time
   (the paper's gradient checkpointing, section 4);
 - ``unet`` does that, and within a sampling step keeps only the inputs of the U-Net's blocks; the
