@@ -18,11 +18,14 @@ from typing import Annotated, Any
 
 import torch
 import tyro
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
 
 from benchmarks.api import UserError
 from benchmarks.backbone.lora_sd import DTYPES, LoraSD
 from benchmarks.backbone.memory import Plan
 from benchmarks.config import Precision
+from benchmarks.distributed import start
 from benchmarks.ledger import Ledger
 from benchmarks.speed import growth, levers, memory, report
 from benchmarks.speed.clock import circumstances, in_turns, native_bf16, peak, ratio
@@ -117,14 +120,15 @@ class Stand:
     """One model in one precision, and everybody who trains it."""
 
     def __init__(self, setting: Setting, precision: Precision) -> None:
-        pipeline = MODELS[setting.model]().to(DTYPES[precision])
+        pipeline = MODELS[setting.model]()
+        for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+            torch.nn.Module.to(module, DTYPES[precision])  # diffusers' own prints a warning
         common: dict[str, Any] = {
             "batch": setting.batch,
             "steps": setting.steps,
             "guidance": setting.guidance,
         }
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        theirs = apart(pipeline)
+        device, theirs = start(), apart(pipeline)
         self.steps = setting.steps
         self.trl = Trainers(theirs, Brightness(), PROMPTS, precision=precision, **common)
         backbone = LoraSD(pipeline, Ledger(), device=device)
@@ -187,7 +191,10 @@ def rows(settings: tuple[Setting, ...]) -> list[dict[str, Any]]:
 
 def run(options: Options) -> dict[str, Any]:
     """What was asked for, with its circumstances."""
-    around, start = circumstances(), time.perf_counter()
+    for library in (diffusers_logging, transformers_logging):
+        library.disable_progress_bar()
+        library.set_verbosity_error()
+    around, began = circumstances(), time.perf_counter()
     what: dict[str, Any]
     if options.growth:
         what = growth.measure(options.quick)
@@ -197,7 +204,7 @@ def run(options: Options) -> dict[str, Any]:
         what = {"rows": rows(QUICK if options.quick else SETTINGS)}
         if not options.quick:
             what["memory"] = memory.measure()
-    return {"machine": around, "took_seconds": round(time.perf_counter() - start), **what}
+    return {"machine": around, "took_seconds": round(time.perf_counter() - began), **what}
 
 
 def main(arguments: list[str] | None = None) -> int:

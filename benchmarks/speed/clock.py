@@ -48,7 +48,7 @@ def ratio(seconds: Seconds, one: str, other: str) -> dict[str, float]:
 
 
 def peak(run: Callable[[], None]) -> int:
-    """Most bytes alive at once of tensors that ``run`` made; weights that are there do not count."""
+    """Most bytes alive at once of tensors that ``run`` made; the weights do not count."""
     with Live() as live:
         run()
     return live.peak

@@ -17,8 +17,7 @@ class Ideal:
 
     def __init__(self, backbone: LoraSD, batch: int, steps: int) -> None:
         self.backbone, self.steps = backbone, steps
-        text = backbone.encode([""] * (2 * batch))
-        self.text = text
+        self.text = backbone.encode([""] * (2 * batch))
         self.latents = torch.randn(2 * batch, *backbone.latent_shape, device=backbone.device)
         self.timesteps = torch.full((2 * batch,), 500, device=backbone.device)
 
@@ -45,15 +44,14 @@ class Ideal:
 
     def _unet(self, first: bool) -> Tensor:
         latents = self.latents.detach().requires_grad_(not first)
-        backbone = self.backbone
-        with backbone.ledger.paused(), backbone._autocast():
-            output = backbone.unet(latents, self.timesteps, encoder_hidden_states=self.text)
-        return output.sample
+        with self.backbone._autocast():
+            output: Tensor = self.backbone.unet(latents, self.timesteps, self.text).sample
+        return output
 
     def _decode(self, gradient: bool) -> Tensor:
         latents = self.latents.chunk(2)[0].detach().requires_grad_(gradient)
-        with self.backbone.ledger.paused():
-            return self.backbone.vae.decode(latents.to(self.backbone.vae.dtype)).sample
+        output: Tensor = self.backbone.vae.decode(latents.to(self.backbone.vae.dtype)).sample
+        return output
 
     def _back(self, output: Tensor) -> None:
         output.backward(torch.ones_like(output))

@@ -20,7 +20,9 @@ PIXELS = 64
 
 def embedded() -> StableDiffusionPipeline:
     """The embedded model."""
-    return StableDiffusionPipeline.from_pretrained(_folder(), safety_checker=None)
+    return StableDiffusionPipeline.from_pretrained(
+        _folder(), dtype=torch.float32, safety_checker=None, requires_safety_checker=False
+    )
 
 
 def sd15() -> StableDiffusionPipeline:

@@ -58,9 +58,7 @@ class Ours:
         context = Context(
             backbone=self.backbone,
             reward=self.backbone.ledger.counted(Brightness()),
-            prompts=lambda step, count: [
-                PROMPTS[(step * count + i) % len(PROMPTS)] for i in range(count)
-            ],
+            prompts=lambda step, count: [PROMPTS[i % len(PROMPTS)] for i in range(count)],
             streams=Streams(0),
         )
         method, steps = cls(config, context), itertools.count()

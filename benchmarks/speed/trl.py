@@ -1,4 +1,4 @@
-"""AlignPropTrainer and DDPOTrainer of TRL 0.23.1, the last release to have both, on our pipeline."""
+"""AlignPropTrainer and DDPOTrainer of TRL 0.23.1, the last to have both, on our pipeline."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ class Trainers:
         guidance: float,
         precision: str,
     ) -> None:
+        from accelerate.state import AcceleratorState
+
         sd, trl = _modules()
+        AcceleratorState._reset_state()  # which fixes the precision of a process once and for all
         self.steps = steps
 
         class OnHand(sd.DefaultDDPOStableDiffusionPipeline):  # type: ignore[misc, name-defined]
@@ -48,7 +51,7 @@ class Trainers:
                 there = getattr(pipeline.unet, "peft_config", None)
                 return pipeline.unet if there else super().get_trainable_layers()
 
-        endless = itertools.cycle(prompts)
+        shared, endless = OnHand(), itertools.cycle(prompts)
         common = {
             "sample_num_steps": steps,
             "sample_guidance_scale": guidance,
@@ -63,7 +66,7 @@ class Trainers:
                 config,
                 lambda images, texts, _: (score(images, texts), {}),
                 lambda: (next(endless), {}),
-                OnHand(),
+                shared,
             )
             made.sd_pipeline.set_progress_bar_config(disable=True)
             return made
