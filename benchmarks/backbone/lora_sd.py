@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 from benchmarks.api import UserError
 from benchmarks.backbone.ddim import Chain, Trajectory, chain, stack
 from benchmarks.backbone.half import GradientRange
-from benchmarks.backbone.memory import Plan, recompute_blocks, recomputed
+from benchmarks.backbone.memory import Plan, recompute_blocks, repeated
 from benchmarks.config import Precision, load_backbone
 from benchmarks.ledger import Ledger
 
@@ -148,8 +148,11 @@ class LoraSD:
         """
         if self.memory == "store" or not (recompute and torch.is_grad_enabled()):
             return self._predict(latents, timestep, text, guidance)
-        again = self.ledger.recomputing
-        return recomputed(self._predict, latents, timestep, text, guidance, within=again)
+
+        def call(latents: Tensor) -> Tensor:
+            return self._predict(latents, timestep, text, guidance)
+
+        return repeated(call, latents, self.ledger.recomputing)
 
     def _predict(
         self, latents: Tensor, timestep: int | Sequence[int], text: Tensor, guidance: float

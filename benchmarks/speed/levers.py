@@ -6,13 +6,15 @@ Both are the same mathematics; ``tests/benchmarks/test_speed.py`` holds that the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
+from benchmarks.backbone import lora_sd
 from benchmarks.backbone.lora_sd import LoraSD
 from benchmarks.ledger import Ledger
 from benchmarks.speed.clock import in_turns, peak, ratio
@@ -54,6 +56,10 @@ def pairs(batch: int, steps: int) -> dict[str, tuple[Run, Run]]:
         ),
         "channels_last (AlignProp, K=1)": (last, rows.alignprop(1, "store")),
         "plan store instead of step (AlignProp, full)": (full, ours.alignprop(steps, "step")),
+        "no graph in the first forward pass of plan step (AlignProp, full)": (
+            ours.alignprop(steps, "step"),
+            inside(checkpointed, backbone, ours.alignprop(steps, "step")),
+        ),
         "plan step instead of unet (AlignProp, full)": (
             ours.alignprop(steps, "step"),
             ours.alignprop(steps, "unet"),
@@ -116,6 +122,25 @@ def gradient_everywhere(backbone: LoraSD) -> Iterator[None]:
         return output if wanted else output.detach()
 
     with patch.object(backbone, "_unet", with_graph):
+        yield
+
+
+@contextmanager
+def checkpointed(_: LoraSD) -> Iterator[None]:
+    """Recomputation by torch's ``checkpoint``."""
+
+    def again(
+        function: Callable[[Tensor], Tensor], given: Tensor, within: Callable[[], Any]
+    ) -> Any:
+        return checkpoint(
+            function,
+            given,
+            use_reentrant=False,
+            preserve_rng_state=False,
+            context_fn=lambda: (nullcontext(), within()),
+        )
+
+    with patch.object(lora_sd, "repeated", again):
         yield
 
 

@@ -26,7 +26,7 @@ class Brightness(Reward):
     def __init__(self, device: Any = "cpu") -> None: ...
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        return images.mean((1, 2, 3))
+        return images.float().mean((1, 2, 3))
 
 
 class Ours:
