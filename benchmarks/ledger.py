@@ -114,18 +114,12 @@ class Ledger:
             value = output[0] if isinstance(output, tuple) else getattr(output, "sample", output)
             self._passed(name, args[0], value)
 
-        def before_forward(_: nn.Module, args: tuple[Any, ...]) -> None:
-            # A recomputation stops as soon as it has all it needs, so it never comes to an end.
-            if self._recomputing and not self._paused:
-                self.counts[f"{name}_recompute"] += len(args[0])
-
-        module.register_forward_pre_hook(before_forward)
         module.register_forward_hook(after_forward)
 
     def _passed(self, name: str, given: Tensor, value: Tensor) -> None:
-        if self._paused or self._recomputing:
+        if self._paused:
             return
-        self.counts[f"{name}_forward"] += len(given)
+        self.counts[f"{name}_{'recompute' if self._recomputing else 'forward'}"] += len(given)
         if value.requires_grad:
             suffix = "_first" if name == "unet" and not given.requires_grad else ""
 

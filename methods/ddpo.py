@@ -10,11 +10,16 @@ minimised over all of them,
 where A_i is the reward normalised by its prompt's running statistics, clipped to [-5, 5], and the
 log-probability is averaged over latent dimensions (ddpo-pytorch, ``ddim_with_logprob.py``). With
 ``clip = None`` it is the score-function estimator, -A_i log p (DDPO-SF).
+
+Where a round serves one update only, theta is still old and rho = 1: the log-probabilities of
+sampling are those of the update. If the activation plan stores (``--memory``), they keep their
+graphs, and the forward passes of the update are saved; the gradient is the same.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict, deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -114,32 +119,28 @@ class DDPO(Method):
         self.optimizer = Optimizer(config.optimizer, context.backbone.parameters())
         self.statistics = PromptStatistics(config.buffer_size, config.buffer_min)
         self.round: Round | None = None
+        #: This process's micro-batches of the round: rows, and log-probs with their graphs.
+        self.kept: list[tuple[slice, Tensor]] = []
+
+    def keeps(self) -> bool:
+        """Whether sampling keeps what the update needs."""
+        config = self.config
+        once = config.updates_per_round * config.inner_epochs == 1 and config.timestep_fraction == 1
+        return once and self.context.backbone.memory == "store"
 
     def step(self, step: int) -> StepResult:
-        config = self.config
-        phase = step % (config.updates_per_round * config.inner_epochs)
+        phase = step % (self.config.updates_per_round * self.config.inner_epochs)
         if phase == 0:
             self.round = self.sample(step)
         assert self.round is not None
-        epoch, update = divmod(phase, config.updates_per_round)
-        # One permutation per pass; micro-batches of the first pass are those of the sampling, so
-        # that the ratio is exactly 1 before the first update.
-        groups = config.samples_per_round // config.micro_batch
-        order = list(range(groups))
-        if epoch:
-            order = self.context.streams.permutation("epoch", step - update, groups)
-        size = groups // config.updates_per_round
-        loss, ratios = 0.0, [0.0]
-        for group in share(order[update * size : (update + 1) * size]):
-            micro, ratio = self.backward(step, group, size)
-            loss += micro
-            ratios.append(ratio)
-        (loss,) = total(loss)
+        results = self.learn() if self.keeps() else self.replay(step, phase)
+        (loss,) = total(sum(loss for loss, _ in results))
+        ratios = torch.tensor([0.0, *(ratio for _, ratio in results)])
         return StepResult(
             reward=self.round.reward,
             loss=loss,
             grad_norm=self.optimizer.step(),
-            extra={"ratio_deviation": float(gather([torch.tensor(ratios)]).max())},
+            extra={"ratio_deviation": float(gather([ratios]).max())},
         )
 
     def sample(self, step: int) -> Round:
@@ -147,7 +148,8 @@ class DDPO(Method):
         config, backbone, streams = self.config, self.context.backbone, self.context.streams
         drawn = self.context.prompts(step, config.samples_per_round // config.samples_per_prompt)
         prompts = [prompt for prompt in drawn for _ in range(config.samples_per_prompt)]
-        latents, log_probs, rewards = [], [], []
+        latents, log_probs, rewards, keeps = [], [], [], self.keeps()
+        self.kept = []
         for part in parts(range(config.samples_per_round), config.micro_batch):
             texts, shape = [prompts[i] for i in part], backbone.latent_shape
             trajectory = backbone.sample(
@@ -156,10 +158,14 @@ class DDPO(Method):
                 streams.normal("noise", step, part, shape),
                 guidance=config.guidance,
                 step_noise=streams.normal("eta", step, part, (len(self.sampler), *shape)),
+                gradient=[keeps] * len(self.sampler),
+                connected=False,
             )
             assert trajectory.log_probs is not None
             latents.append(torch.stack(trajectory.latents, 1))
             log_probs.append(trajectory.log_probs)
+            if keeps:
+                self.kept.append((slice(part[0], part[-1] + 1), trajectory.log_probs))
             with torch.no_grad():
                 rewards.append(self.context.reward(backbone.decode(trajectory.final), texts))
         scores = gather(rewards)
@@ -167,36 +173,67 @@ class DDPO(Method):
         advantages = self.statistics.advantages(prompts, scores).clamp(-limit, limit)
         return Round(prompts, gather(latents), gather(log_probs), advantages, float(scores.mean()))
 
-    def backward(self, step: int, group: int, groups: int) -> tuple[float, float]:
-        """Accumulate the gradient of one micro-batch: its loss and largest |rho - 1|."""
+    def learn(self) -> list[tuple[float, float]]:
+        """Accumulate the gradient of the round by the graphs that sampling has kept."""
+        kept, self.kept = self.kept, []
+        size = self.config.samples_per_round * len(self.sampler)
+        results = []
+        while kept:  # one after the other, so that what has served is freed
+            rows, log_probs = kept.pop()
+            results.append(self.backward(rows, slice(None), log_probs, size))
+        return results
+
+    def replay(self, step: int, phase: int) -> list[tuple[float, float]]:
+        """Accumulate the gradient of one update: its micro-batches pass the U-Net once more."""
+        config = self.config
+        epoch, update = divmod(phase, config.updates_per_round)
+        # One permutation per pass; micro-batches of the first pass are those of the sampling, so
+        # that the ratio is exactly 1 before the first update.
+        groups = config.samples_per_round // config.micro_batch
+        order = list(range(groups))
+        if epoch:
+            order = self.context.streams.permutation("epoch", step - update, groups)
+        size = groups // config.updates_per_round
+        mine = share(order[update * size : (update + 1) * size])
+        return [result for group in mine for result in self.replayed(step, group, size)]
+
+    def replayed(self, step: int, group: int, groups: int) -> Iterator[tuple[float, float]]:
+        """Each sampling step of one micro-batch out of ``groups``."""
         config, backbone, data = self.config, self.context.backbone, self.round
         assert data is not None
         rows = slice(group * config.micro_batch, (group + 1) * config.micro_batch)
-        prompts, latents = data.prompts[rows], data.latents[rows].to(backbone.device)
-        advantages, old = (x[rows].to(backbone.device) for x in (data.advantages, data.log_probs))
-        text = backbone.encode(prompts)
+        latents, text = data.latents[rows].to(backbone.device), backbone.encode(data.prompts[rows])
         trained = round(config.timestep_fraction * len(self.sampler))
-        chosen = self.context.streams.permutation("timesteps", step, len(self.sampler), group)[
-            :trained
-        ]
-        total = deviation = 0.0
-        for i in chosen:
+        order = self.context.streams.permutation("timesteps", step, len(self.sampler), group)
+        for i in order[:trained]:
             output = backbone.predict(
-                latents[:, i], self.sampler.timesteps[i], text, config.guidance
+                latents[:, i], self.sampler.timesteps[i], text, config.guidance, recompute=False
             )
             mean = self.sampler.mean(i, output, latents[:, i])
             log_prob = self.sampler.log_prob(i, latents[:, i + 1], mean)
-            ratio = torch.exp(log_prob - old[:, i])
-            if config.clip is None:
-                surrogate = -advantages * log_prob
-            else:
-                clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
-                surrogate = torch.maximum(-advantages * ratio, -advantages * clipped)
-            loss = surrogate.mean() / (groups * trained)
-            loss.backward()
-            total += float(loss.detach())
-            deviation = max(deviation, float((ratio.detach() - 1).abs().max()))
-        return total, deviation
+            size = groups * config.micro_batch * trained
+            yield self.backward(rows, slice(i, i + 1), log_prob[:, None], size)
+
+    def backward(
+        self, rows: slice, steps: slice, log_probs: Tensor, size: int
+    ) -> tuple[float, float]:
+        """Accumulate the gradient of some actions, (samples, sampling steps), out of ``size``.
+
+        Returns their share of the mean loss and the largest |rho - 1|.
+        """
+        clip, data = self.config.clip, self.round
+        assert data is not None
+        old = data.log_probs[rows, steps].to(log_probs.device)
+        advantages = data.advantages[rows, None].to(log_probs.device)
+        ratio = torch.exp(log_probs - old)
+        if clip is None:
+            surrogate = -advantages * log_probs
+        else:
+            clipped = ratio.clamp(1 - clip, 1 + clip)
+            surrogate = torch.maximum(-advantages * ratio, -advantages * clipped)
+        loss = surrogate.sum() / size
+        loss.backward()
+        return float(loss.detach()), float((ratio.detach() - 1).abs().max())
 
     def state_dict(self) -> dict[str, Any]:
         recent = {prompt: list(values) for prompt, values in self.statistics.recent.items()}

@@ -138,7 +138,7 @@ class RWR(Method):
         ]
         noisy, target = backbone.noised(data.latents[rows].to(noise), noise, timesteps)
         text = backbone.encode([data.prompts[i] for i in rows])
-        output = backbone.predict(noisy, timesteps, text, self.config.guidance)
+        output = backbone.predict(noisy, timesteps, text, self.config.guidance, recompute=False)
         errors = (output - target).square().flatten(1).mean(1)
         loss = (data.weights[rows].to(errors.device) * errors).sum() / size
         loss.backward()

@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 from benchmarks.api import UserError
 from benchmarks.backbone.ddim import Chain, Trajectory, chain, stack
 from benchmarks.backbone.half import GradientRange
-from benchmarks.backbone.memory import Plan, recompute_blocks, recomputed
+from benchmarks.backbone.memory import Plan, recompute_blocks, repeated
 from benchmarks.config import Precision, load_backbone
 from benchmarks.ledger import Ledger
 
@@ -131,17 +131,28 @@ class LoraSD:
         return torch.stack([self._texts[p] for p in prompts])
 
     def predict(
-        self, latents: Tensor, timestep: int | Sequence[int], text: Tensor, guidance: float
+        self,
+        latents: Tensor,
+        timestep: int | Sequence[int],
+        text: Tensor,
+        guidance: float,
+        *,
+        recompute: bool = True,
     ) -> Tensor:
         """The U-Net's prediction with classifier-free guidance, in one batch of 2B.
 
         ``timestep`` is one for all or one per sample. A guidance scale of 1 or less means none,
-        and one evaluation instead of two. The activation plan decides what is kept of it.
+        and one evaluation instead of two. The activation plan decides what is kept of it;
+        ``recompute=False`` says that the backward pass follows at once, so that repeating the whole
+        forward pass would save no memory.
         """
-        if self.memory == "store" or not torch.is_grad_enabled():
+        if self.memory == "store" or not (recompute and torch.is_grad_enabled()):
             return self._predict(latents, timestep, text, guidance)
-        again = self.ledger.recomputing
-        return recomputed(self._predict, latents, timestep, text, guidance, within=again)
+
+        def call(latents: Tensor) -> Tensor:
+            return self._predict(latents, timestep, text, guidance)
+
+        return repeated(call, latents, self.ledger.recomputing)
 
     def _predict(
         self, latents: Tensor, timestep: int | Sequence[int], text: Tensor, guidance: float
@@ -201,14 +212,16 @@ class LoraSD:
         guidance: float,
         gradient: Sequence[bool] | None = None,
         step_noise: Tensor | None = None,
+        connected: bool = True,
         adapted: Sequence[bool] | None = None,
     ) -> Trajectory:
         """Draw trajectories from ``noise`` (B, C, h, w).
 
         ``gradient[i]`` says whether the prediction of sampling step ``i`` carries gradient (none
-        by default); the latents between stay connected. ``step_noise`` (B, steps, C, h, w) is
-        needed if the sampler is stochastic; log-probs come without gradient. ``adapted[i]`` says
-        whether sampling step ``i`` uses the LoRA matrices (all by default).
+        by default). Where it goes: along the latents, which are ``connected``, while log-probs come
+        without gradient; or, if they are not, into the log-prob of this step alone, as in a policy
+        gradient. ``step_noise`` (B, steps, C, h, w) is needed if the sampler is stochastic.
+        ``adapted[i]`` says whether sampling step ``i`` uses the LoRA matrices (all by default).
         """
         gradient = gradient or [False] * len(sampler)
         text = self.encode(prompts)
@@ -221,12 +234,17 @@ class LoraSD:
             mean = sampler.mean(i, output, latents)
             if sampler.eta > 0:
                 assert step_noise is not None, "a stochastic sampler needs step_noise"
-                latents = mean + sampler.std(i) * step_noise[:, i].to(self.device)
-                log_probs.append(sampler.log_prob(i, latents, mean).detach())
+                drawn = mean + sampler.std(i) * step_noise[:, i].to(self.device)
+                latents = drawn if connected else drawn.detach()
+                log_prob = sampler.log_prob(i, latents, mean)
+                log_probs.append(log_prob.detach() if connected else log_prob)
             else:
                 latents = mean
             path.append(latents)
-        return Trajectory(path, stack(log_probs))
+        together, scaled = stack(log_probs), self._range
+        if scaled and together is not None and together.requires_grad:
+            together.register_hook(lambda _: scaled.fresh())  # its backward pass has its own scale
+        return Trajectory(path, together)
 
     @contextmanager
     def _base(self, alone: bool) -> Iterator[None]:

@@ -27,15 +27,27 @@ def gradient(method: DDPO, step: int = 0) -> torch.Tensor:
     return torch.cat(captured)
 
 
+def backward_only(method: DDPO) -> dict:
+    """Loss, reward and gradient of a step that moves nothing."""
+    results = []
+    step = method.step
+    method.step = lambda i: results.append(step(i))  # type: ignore[method-assign]
+    flat = gradient(method)
+    return {"loss": results[0].loss, "reward": results[0].reward, "gradient": flat}
+
+
+@pytest.mark.parametrize("plan", ["store", "step"])
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
-def test_ratio_is_exactly_one_before_the_first_update(context: Context, guidance: float):
+def test_ratio_is_exactly_one_before_the_first_update(context: Context, guidance: float, plan):
+    context.backbone.use(plan)
     method = DDPO(Config(**SMALL, guidance=guidance), context)
     assert method.step(0).extra["ratio_deviation"] == 0.0
 
 
+@pytest.mark.parametrize("plan", ["store", "step"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_ratio_is_exactly_one_in_half_precision(dtype: torch.dtype):
-    backbone = LoraSD(tiny_pipeline().to(dtype), Ledger())
+def test_ratio_is_exactly_one_in_half_precision(dtype: torch.dtype, plan):
+    backbone = LoraSD(tiny_pipeline().to(dtype), Ledger(), memory=plan)
     assert all(p.dtype == torch.float32 for p in backbone.parameters())
     context = Context(
         backbone=backbone,
@@ -46,6 +58,42 @@ def test_ratio_is_exactly_one_in_half_precision(dtype: torch.dtype):
     result = DDPO(Config(**SMALL, guidance=5.0), context).step(0)
     assert result.extra["ratio_deviation"] == 0.0
     assert result.grad_norm > 0
+
+
+@pytest.mark.parametrize("clip", [1e-4, None])
+def test_kept_forward_passes_give_the_gradient_of_repeated_ones(context: Context, clip, compared):
+    backbone, ledger = context.backbone, context.backbone.ledger
+    found, losses, counts = [], [], []
+    for plan in ("store", "step"):
+        backbone.use(plan)
+        ledger.counts.clear()
+        method = DDPO(Config(**SMALL, clip=clip), context)
+        losses.append(backward_only(method))
+        found.append(losses[-1].pop("gradient"))
+        counts.append({k: ledger.counts[k] for k in ("unet_forward", "unet_backward_first")})
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5, abs=1e-7)
+    compared("DDPO, LoRA gradient by kept forward passes", *found, 1e-5)
+    # 8 samples, 3 sampling steps, two evaluations each for guidance.
+    assert counts[0] == {"unet_forward": 48, "unet_backward_first": 48}
+    assert counts[1] == {"unet_forward": 96, "unet_backward_first": 48}
+
+
+def test_what_is_kept_serves_once_and_is_no_state(context: Context):
+    method = DDPO(Config(**SMALL), context)
+    method.step(0)
+    assert method.kept == []
+    assert not method.round.log_probs.requires_grad  # type: ignore[union-attr]
+    assert method.step(1).extra["ratio_deviation"] == 0.0
+
+
+@pytest.mark.parametrize(
+    "change", [{"updates_per_round": 2}, {"inner_epochs": 2}, {"timestep_fraction": 0.5}]
+)
+def test_nothing_is_kept_for_a_policy_that_moves(context: Context, change: dict):
+    method = DDPO(Config(**(SMALL | change)), context)
+    assert not method.keeps()
+    method.step(0)
+    assert method.kept == []
 
 
 def test_ratio_moves_after_an_update(context: Context):

@@ -1,0 +1,1 @@
+"""How fast training is, beside TRL and beside the bare passes: ``python -m benchmarks.speed``."""
