@@ -36,6 +36,7 @@ SMALL: dict[str, Any] = {
     "batch_size": 4,
     "micro_batch": 2,
     "samples_per_round": 4,
+    "samples_per_prompt": 2,
     "updates_per_round": 2,
     "sampling_steps": 4,
     "earliest": 2,
@@ -46,7 +47,7 @@ SMALL: dict[str, Any] = {
 MEDIUM: dict[str, Any] = {
     "batch_size": 8,
     "micro_batch": 8,
-    "samples_per_round": 16,
+    "samples_per_round": 32,
     "updates_per_round": 1,
     "sampling_steps": 5,
     "earliest": 3,
