@@ -20,7 +20,7 @@ from benchmarks.api import UserError
 
 FOLDER = Path(__file__).parent
 Layer = tuple[Mapping[str, Any], str]
-RULES = 2  # the version of RULES.md
+RULES = 3  # the version of RULES.md
 Precision = Literal["fp32", "bf16", "fp16"]
 Memory = Literal["auto", "store", "step", "unet"]
 #: Kinds of budget, and the counter in the records that each one limits.

@@ -1,7 +1,9 @@
 """The recorded hyperparameter search: ``python -m benchmarks.search --out results/search``.
 
-Every method gets the same number of trials at the same compute (``search.toml``); the best reward
-on the validation prompts wins. Writes ``search.json`` and ``search.md`` beside the trials' cells.
+Every method gets the same number of trials at the same compute (``search.toml``). The best reward
+on the validation prompts wins, among the trials that keep the share ``floor`` of what the base
+model has of the held-out rewards; where none does, the trial that keeps most. Writes
+``search.json`` and ``search.md`` beside the trials' cells.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +23,21 @@ from benchmarks.progress import bar
 from benchmarks.store import write_json
 
 
-def validation_reward(cell: Path, reward: str) -> float:
-    """The cell's reward on the validation prompts at the end of its budget."""
+def judged(cell: Path, reward: str, held_out: Sequence[str]) -> tuple[float, float]:
+    """On validation prompts at the end of the budget: the reward, and what share of the base
+    model's held-out rewards is left, of the one that lost most."""
     lines = [json.loads(line) for line in (cell / "evals.jsonl").read_text().splitlines()]
-    (last,) = (e for e in lines if e["fraction"] == 1.0 and e["split"] == "unseen")
-    return float(last["rewards"][reward])
+    found = {e["fraction"]: e["rewards"] for e in lines if e["split"] == "unseen"}
+    first, last = found[0.0], found[1.0]
+    return float(last[reward]), min(last[name] / first[name] for name in held_out)
+
+
+def choose(trials: Sequence[dict[str, Any]], floor: float) -> dict[str, Any]:
+    """The trial that wins."""
+    kept = [trial for trial in trials if trial["kept"] >= floor]
+    if not kept:
+        return max(trials, key=lambda trial: trial["kept"])
+    return max(kept, key=lambda trial: trial["reward"])
 
 
 def search(out: Path) -> list[dict[str, Any]]:
@@ -33,7 +46,7 @@ def search(out: Path) -> list[dict[str, Any]]:
     counts = {len(trials) for trials in plan["trials"].values()}
     if len(counts) != 1:
         raise UserError("search.toml: every method must have the same number of trials")
-    preset, rows = load_preset(plan["backbone"]), []
+    preset, floor, rows = load_preset(plan["backbone"]), plan["floor"], list[dict[str, Any]]()
     where = {key: plan[key] for key in ("backbone", "reward", "task", "budget")}
     harness = Harness(out)
     for method, trials in plan["trials"].items():
@@ -42,12 +55,10 @@ def search(out: Path) -> list[dict[str, Any]]:
             (spec,) = specs({method: config}, seeds=[plan["seed"]], **where)
             with bar(f"{method}, trial {i + 1} of {len(trials)}") as progress:
                 cell = harness.run(spec, progress)
-            score = validation_reward(cell, plan["reward"])
-            rows.append({"method": method, "values": values, "reward": score})
+            score, kept = judged(cell, plan["reward"], spec.task.held_out)
+            rows.append({"method": method, "values": values, "reward": score, "kept": kept})
     for row in rows:
-        row["chosen"] = row["reward"] == max(
-            r["reward"] for r in rows if r["method"] == row["method"]
-        )
+        row["chosen"] = row is choose([r for r in rows if r["method"] == row["method"]], floor)
     return rows
 
 
@@ -63,9 +74,12 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"benchmarks.search: {error}", file=sys.stderr)
         return 2
     write_json(out / "search.json", rows)
-    lines = ["| method | values | validation reward | chosen |", "|---|---|---:|---|"]
+    lines = [
+        "| method | values | validation reward | held-out kept | chosen |",
+        "|---|---|---:|---:|---|",
+    ]
     lines += [
-        f"| {r['method']} | `{json.dumps(r['values'])}` | {r['reward']:.4f} | "
+        f"| {r['method']} | `{json.dumps(r['values'])}` | {r['reward']:.3f} | {r['kept']:.0%} | "
         f"{'yes' if r['chosen'] else ''} |"
         for r in rows
     ]

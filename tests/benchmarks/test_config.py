@@ -200,6 +200,13 @@ def test_a_table_for_no_method_is_refused(tmp_path: Path, capsys):
     assert "table alignprop must be a table, not 3" in capsys.readouterr().err
 
 
+def test_the_search_chooses_the_best_reward_of_those_that_keep_the_rest():
+    trials = [{"reward": r, "kept": k} for r, k in ((1.0, 1.0), (2.0, 0.9), (9.0, 0.2))]
+    assert search.choose(trials, floor=0.9) is trials[1]
+    assert search.choose(trials, floor=0.1) is trials[2]
+    assert search.choose(trials[1:], floor=0.95) is trials[1]
+
+
 def test_the_search_refuses_a_bad_place_in_one_line(tmp_path: Path, capsys):
     (tmp_path / "file").write_text("")
     assert search.main(["--out", str(tmp_path / "file" / "inside")]) == 2
