@@ -64,7 +64,7 @@ def _curves(
             rows = evals[evals["split"] == split]
             _base_line(axes, rows, comparison.reward)
             _lines(axes, rows, column, comparison.reward, styles)
-            axes.set(title=f"{SPLITS[split]} {comparison.task}", xlabel=name, xlim=(0, None))
+            axes.set(title=f"{SPLITS[split]} prompts", xlabel=name, xlim=(0, None))
         for axes in grid[:, 0]:
             axes.set_ylabel(_name(comparison, comparison.reward))
         return finish(figure, styles, caption(comparison.seeds()), {BASE: BASE_LINE})
@@ -105,7 +105,7 @@ def pareto(comparison: Comparison, styles: Looks) -> Figure:
         _edge(axes, front(rows[[x, y]].dropna().to_numpy()))
         axes.set(xlabel=_name(comparison, x), ylabel="diversity")
         note = (
-            f"Unseen {comparison.task}, every seed and evaluation, the last large. No checkpoint "
+            "Unseen prompts, every seed and evaluation, the last large. No checkpoint "
             "is beyond the line. "
         )
         extra = {BASE: BASE_STAR, "Pareto front": Line2D([], [], color=GREY, lw=0.9)}
