@@ -17,13 +17,10 @@ carry its name, e.g. --alignprop.truncation.mode full; they are listed by
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
 import importlib
-import io
 import os
-import re
 import signal
 import sys
 from dataclasses import dataclass, field
@@ -34,6 +31,7 @@ import tyro
 
 from benchmarks import config, listing, registry
 from benchmarks.api import UserError
+from benchmarks.command_line import cli
 from benchmarks.help import explained
 
 #: Subcommands: the module whose ``main(arguments)`` runs each and returns the exit code.
@@ -46,6 +44,7 @@ COMMANDS = {
 }
 
 
+@tyro.conf.configure(tyro.conf.DisallowNone)
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """What to compare, and with how much compute."""
@@ -153,18 +152,6 @@ def provenance(arguments: list[str], options: Options) -> dict[str, dict[str, st
             typed = {f"{table}.{last}", f"{table}.no_{last}"} & given
             found[name][f"config.{key}"] = "command line" if typed else source
     return found
-
-
-def cli(form: Any, **options: Any) -> Any:
-    """``tyro.cli``, with its framed errors as one line. Raises UserError."""
-    errors = io.StringIO()
-    with contextlib.redirect_stderr(errors):
-        try:
-            return tyro.cli(form, **options)
-        except SystemExit as stop:
-            if not stop.code:  # help
-                raise
-    raise UserError(" ".join(re.sub("[─-╿]", " ", errors.getvalue()).split()))
 
 
 def _identifier(name: str) -> str:

@@ -3,7 +3,7 @@
 A directory of runs holds one directory per cell with ``cell.json``, ``steps.jsonl``,
 ``evals.jsonl``, ``images/<split>/<step>/<index>.png`` and ``done`` or ``failed.json``; and one per
 ``run_benchmark.py evaluate`` with ``evaluation.json``, ``evals.jsonl`` and
-``images/<split>/<candidate>/<index>.png``.
+``images/<split>/<candidate>/<index>.png``. ``plan.json`` names the cells that were asked for.
 """
 
 from __future__ import annotations
@@ -106,7 +106,8 @@ def collect(*roots: Path) -> Collected:
     notes: list[str] = []
     runs: dict[str, list[tuple[Path, dict[str, Any], pd.DataFrame, pd.DataFrame]]] = {}
     evaluated = []
-    for path in _directories(roots, notes):
+    directories = _directories(roots, notes)
+    for path in directories:
         problems: list[str] = []
         try:
             if (path / "evaluation.json").is_file():
@@ -127,6 +128,7 @@ def collect(*roots: Path) -> Collected:
     comparisons = [_compare(runs[key]) for key in sorted(runs)]
     for comparison in comparisons:
         notes += _gaps(comparison)
+    notes += _never_begun(roots, {path.name for path in directories})
     return Collected(comparisons, evaluated, sorted(notes))
 
 
@@ -183,18 +185,34 @@ def _key(info: Mapping[str, Any]) -> str:
 
 
 def _gaps(comparison: Comparison) -> list[str]:
-    """Cells that are not finished, and seeds that other methods have and one has not."""
+    """Cells not finished or without a step, and seeds that other methods have and one has not."""
     seeds = {int(cell.info["seed"]) for cell in comparison.cells}
     notes = [
         f"unfinished: {cell.path.name}: optimizer step {cell.last_step}"
         for cell in comparison.cells
         if not cell.finished
     ]
+    notes += [
+        f"no step: {cell.path.name}: the budget is too small for one optimizer step"
+        for cell in comparison.cells
+        if cell.finished and cell.last_step == 0
+    ]
     for label in comparison.labels:
         there = {int(cell.info["seed"]) for cell in comparison.cells if cell.label == label}
         for seed in sorted(seeds - there):
             notes.append(f"missing: {label}, seed {seed}: {comparison.title}")
     return notes
+
+
+def _never_begun(roots: Sequence[Path], begun: set[str]) -> list[str]:
+    """Cells that a command asked for and that are in none of ``roots``."""
+    planned: set[str] = set()
+    for path in (root / "plan.json" for root in roots):
+        try:
+            planned |= set(json.loads(path.read_text("utf-8"))) if path.is_file() else set()
+        except (OSError, ValueError, TypeError) as error:
+            return [f"foreign: {path.name} cannot be read ({error})"]
+    return [f"missing: {name}: asked for and never begun" for name in sorted(planned - begun)]
 
 
 def _compare(

@@ -64,7 +64,7 @@ def _curves(
             rows = evals[evals["split"] == split]
             _base_line(axes, rows, comparison.reward)
             _lines(axes, rows, column, comparison.reward, styles)
-            axes.set(title=f"{SPLITS[split]} {comparison.task}", xlabel=name, xlim=(0, None))
+            axes.set(title=f"{SPLITS[split]} prompts", xlabel=name, xlim=(0, None))
         for axes in grid[:, 0]:
             axes.set_ylabel(_name(comparison, comparison.reward))
         return finish(figure, styles, caption(comparison.seeds()), {BASE: BASE_LINE})
@@ -102,12 +102,11 @@ def pareto(comparison: Comparison, styles: Looks) -> Figure:
             axes.plot(mine[x], mine[y], look.marker, color=look.color, ms=3.5, alpha=0.55, mew=0)
             axes.plot(last[x], last[y], look.marker, color=look.color, ms=8, mec="white")
         _base_star(axes, rows, x, y)
-        best = front(rows[[x, y]].dropna().to_numpy())
-        axes.step(best[:, 0], best[:, 1], where="pre", color=GREY, lw=0.9, zorder=1)
+        _edge(axes, front(rows[[x, y]].dropna().to_numpy()))
         axes.set(xlabel=_name(comparison, x), ylabel="diversity")
         note = (
-            f"Unseen {comparison.task}, every seed and evaluation, the last large. Line: what no "
-            "checkpoint beats in both. "
+            "Unseen prompts, every seed and evaluation, the last large. No checkpoint "
+            "is beyond the line. "
         )
         extra = {BASE: BASE_STAR, "Pareto front": Line2D([], [], color=GREY, lw=0.9)}
         return finish(figure, styles, note + caption(comparison.seeds()), extra)
@@ -120,6 +119,15 @@ def front(points: np.ndarray) -> np.ndarray:
         if not kept or point[1] > kept[-1][1]:
             kept.append(np.asarray(point))
     return np.asarray(kept[::-1]).reshape(-1, 2)
+
+
+def _edge(axes: Axes, best: np.ndarray) -> None:
+    """The edge of what ``best`` (n, 2), a front, equals or beats; it goes on to the axes."""
+    if len(best):
+        left, bottom = axes.get_xlim()[0], axes.get_ylim()[0]
+        x, y = [left, *best[:, 0], best[-1, 0]], [best[0, 1], *best[:, 1], bottom]
+        axes.step(x, y, where="pre", color=GREY, lw=0.9, zorder=1)
+        axes.set(xlim=(left, None), ylim=(bottom, None))
 
 
 def time_to_target(comparison: Comparison, styles: Looks) -> Figure | None:

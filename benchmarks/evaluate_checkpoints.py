@@ -29,6 +29,7 @@ from torch import Tensor
 from benchmarks import registry, soup
 from benchmarks.api import UserError
 from benchmarks.backbone.lora_sd import LoraSD, default_precision
+from benchmarks.command_line import cli
 from benchmarks.config import Task, load_preset, load_task
 from benchmarks.distributed import start
 from benchmarks.evaluate import calibrate, evaluate, pictures
@@ -37,6 +38,7 @@ from benchmarks.ledger import Ledger
 from benchmarks.store import save_pictures, write_json
 
 
+@tyro.conf.configure(tyro.conf.DisallowNone)
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """What to evaluate, and on what."""
@@ -78,8 +80,11 @@ class Candidate:
 
 
 def parse(arguments: list[str]) -> Options:
-    """The command line."""
-    return tyro.cli(Options, args=arguments, prog="run_benchmark.py evaluate", description=__doc__)
+    """The command line. Raises UserError."""
+    options: Options = cli(
+        Options, args=arguments, prog="run_benchmark.py evaluate", description=__doc__
+    )
+    return options
 
 
 def candidates(options: Options) -> list[Candidate]:

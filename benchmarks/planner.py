@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import tyro
 from torch import Tensor
 
 from benchmarks import registry
@@ -34,6 +35,7 @@ from benchmarks.backbone.lora_sd import LoraSD
 from benchmarks.backbone.memory import PLANS, Plan, available
 from benchmarks.backbone.shapes import SHAPES
 from benchmarks.backbone.weightless import Model
+from benchmarks.command_line import cli
 from benchmarks.config import Budget, Precision, load_preset, method_defaults
 from benchmarks.distributed import alone
 from benchmarks.ledger import KINDS
@@ -233,6 +235,7 @@ def ladder(model: Model, samples: int = 2, steps: int = 50) -> dict[str, float]:
     }
 
 
+@tyro.conf.configure(tyro.conf.DisallowNone)
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """What to plan."""
@@ -249,9 +252,7 @@ class Options:
 
 def main(arguments: list[str]) -> int:
     """``plan``: print what each method will cost."""
-    import tyro
-
-    options = tyro.cli(Options, args=arguments, description=__doc__, prog="run_benchmark.py plan")
+    options = cli(Options, args=arguments, description=__doc__, prog="run_benchmark.py plan")
     known = options.backbone in SHAPES
     preset = load_preset("sd15" if known else options.backbone)
     budget = Budget.parse(options.budget or preset["budget"])
