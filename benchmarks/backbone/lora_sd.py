@@ -74,7 +74,8 @@ class LoraSD:
         ledger.watch("unet", self.unet)
         ledger.watch("decode", self.vae.decoder)
         self._texts: dict[str, Tensor] = {}
-        self.use(memory)
+        self.memory = memory
+        self._price()
 
     @classmethod
     def load(
@@ -107,8 +108,9 @@ class LoraSD:
 
     def use(self, memory: Plan) -> None:
         """Work under this activation plan from now on."""
-        self.memory = memory
-        self._price()
+        if memory != self.memory:
+            self.memory = memory
+            self._price()
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """The trainable LoRA matrices, float32."""
