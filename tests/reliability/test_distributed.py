@@ -66,7 +66,7 @@ def assert_close(found, expected, where: str) -> None:
         assert found == expected, where
 
 
-def test_two_processes_do_what_one_does(tiny_folder: Path, tmp_path: Path):
+def test_two_processes_do_what_one_does(tiny_folder: Path, tmp_path: Path, record_property):
     """Every registered method; five samples, so shares are uneven."""
     worker = str(Path(__file__).parent / "worker.py")
     launch(*TORCHRUN, worker, str(tiny_folder), str(tmp_path))
@@ -76,6 +76,7 @@ def test_two_processes_do_what_one_does(tiny_folder: Path, tmp_path: Path):
     for name in alone:
         assert_close(first[name], alone[name], name)
         assert_close(second[name], first[name], f"{name}, second process")
+    record_property("tried", f"two processes instead of one, {len(alone)} methods")
 
 
 def cells(out: Path) -> dict[str, list[dict]]:
