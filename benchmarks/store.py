@@ -114,9 +114,12 @@ class Cell:
             except checkpoint.Unreadable:
                 path.unlink()
                 continue
-            for name in RECORDS:
+            if any(size > self._size(name) for name, size in state["records"].items()):
+                path.unlink()  # records that it had counted on are lost
+                continue
+            for name, size in state["records"].items():
                 with (self.path / f"{name}.jsonl").open("a") as file:
-                    file.truncate(state["records"][name])
+                    file.truncate(size)
             (self.path / "failed.json").unlink(missing_ok=True)
             return state
         for child in self.path.iterdir():
@@ -130,13 +133,16 @@ class Cell:
     @by_first
     def checkpoint(self, step: int, state: dict[str, Any]) -> None:
         """Save ``state`` so that ``begin`` can go on from here; the last two are kept."""
-        files = {name: self.path / f"{name}.jsonl" for name in RECORDS}
-        sizes = {name: f.stat().st_size if f.exists() else 0 for name, f in files.items()}
+        sizes = {name: self._size(name) for name in RECORDS}
         checkpoint.save(
             self.path / f"checkpoint-{step:08d}.safetensors", state | {"records": sizes}
         )
         for old in self._checkpoints()[:-2]:
             old.unlink()
+
+    def _size(self, name: str) -> int:
+        file = self.path / f"{name}.jsonl"
+        return file.stat().st_size if file.exists() else 0
 
     def _checkpoints(self) -> list[Path]:
         return sorted(self.path.glob("checkpoint-*.safetensors"))

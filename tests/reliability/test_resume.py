@@ -195,3 +195,19 @@ def test_a_cell_is_run_by_one_process_at_a_time(tmp_path: Path):
             second.__enter__()
     with Cell(tmp_path, description).claimed():
         pass
+
+
+def test_records_cut_short_take_their_checkpoint_with_them(tmp_path: Path):
+    cell = Cell(tmp_path, {"method": "alignprop", "reward": "jpeg", "seed": 0})
+    records = cell.path / "steps.jsonl"
+    with cell.claimed():
+        assert cell.begin() is None
+        for step in (1, 2):
+            cell.append("steps", {"step": step})
+            cell.checkpoint(step, {"step": step})
+        first, second = records.read_text().splitlines(keepends=True)
+        records.write_text(first + second[:-3])
+        found = cell.begin()
+        assert found is not None and found["step"] == 1 and records.read_text() == first
+        records.unlink()
+        assert cell.begin() is None and not records.exists()

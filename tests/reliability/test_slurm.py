@@ -153,7 +153,7 @@ def test_interrupted_jobs_go_on_and_a_failing_one_cancels_nobody(
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen([*command, *launch], env=slurm, stdout=log, stderr=log)
     interruptions = (
-        ("scancel", "--batch", "--signal", "USR2"),  # as Slurm does before the time is up
+        ("scancel", "--signal", "USR2"),  # as Slurm does before the time is up
         ("scontrol", "requeue"),  # kills, as a preemption does
     )
     for i, interruption in enumerate(interruptions, 1):
