@@ -29,7 +29,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from benchmarks import config, listing, registry
+from benchmarks import config, listing, registry, tracking
 from benchmarks.api import UserError
 from benchmarks.command_line import cli
 from benchmarks.help import explained
@@ -74,6 +74,8 @@ class Options:
     """A TOML file with a table per method."""
     plugin: tuple[Path, ...] = ()
     """Python files that register methods, rewards, backbones or tasks. They are run."""
+    track: tracking.Name | None = None
+    """Also send records and pictures to a tracker; TensorBoard's files lie in each cell."""
     shard: str = "1/1"
     """I/N: only every N-th cell, from the I-th (counted from 1)."""
     launch: Literal["local", "slurm"] | None = None
@@ -177,6 +179,8 @@ def compare(arguments: list[str]) -> int:
         sources=provenance(arguments, options),
         held_out=options.held_out,
     )
+    if options.track:
+        tracking.require(options.track)
     mine = range(len(cells))[launch.parse_shard(options.shard)]
     if not mine:
         raise UserError(f"--shard {options.shard}: there are only {len(cells)} cells")
@@ -195,7 +199,7 @@ def compare(arguments: list[str]) -> int:
             partition=options.partition,
         )
     else:
-        _, failed = run_cells([cells[i] for i in mine], options.out)
+        _, failed = run_cells([cells[i] for i in mine], options.out, options.track)
     if not first:
         return 1 if failed else 0
     for name, reason in failed.items():

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from benchmarks import tracking
 from benchmarks.api import UserError
 from benchmarks.backbone.lora_sd import default_precision
 from benchmarks.config import (
@@ -76,14 +77,16 @@ def specs(
     return cells
 
 
-def run_cells(cells: Sequence[Spec], out: Path) -> tuple[list[Path], dict[str, str]]:
+def run_cells(
+    cells: Sequence[Spec], out: Path, track: tracking.Name | None = None
+) -> tuple[list[Path], dict[str, str]]:
     """Run what is not finished yet: the finished cells' directories, and why others failed.
 
     What failed before comes last. If one of several processes fails alone, the others wait for it
     in vain, so the run ends; the same command goes on with the other cells. Raises UserError if
     all cells refuse for the same reason.
     """
-    harness = Harness(out)
+    harness = Harness(out, track=track)
     done, failed = list[Path](), dict[str, Exception]()
     for spec in sorted(cells, key=lambda spec: Cell(out, spec.description()).failed):
         name = f"{spec.method}, seed {spec.seed}"

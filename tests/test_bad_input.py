@@ -76,6 +76,7 @@ ONE = ("--methods", "alignprop", *TINY)
         (["--config", "latin.toml"], "not valid TOML"),
         (["--config", "."], "Is a directory"),
         (["--task", "/nonexistent.toml"], "no such file"),
+        (["--task", "latin.toml"], "not valid TOML"),
         (["--task", "empty.toml"], "must be a list of prompts"),
         (["--task", "blank.toml"], "must be a list of prompts"),
         (["--task", "short.toml"], "missing unseen"),

@@ -74,7 +74,8 @@ class LoraSD:
         ledger.watch("unet", self.unet)
         ledger.watch("decode", self.vae.decoder)
         self._texts: dict[str, Tensor] = {}
-        self.use(memory)
+        self.memory = memory
+        self._price()
 
     @classmethod
     def load(
@@ -82,7 +83,8 @@ class LoraSD:
     ) -> LoraSD:
         """A registered name, its TOML file, a diffusers folder, or a hub id.
 
-        Raises UserError if there is no such model.
+        A hub id may end in ``@`` and a revision: ``owner/name@commit``. Only
+        safetensors are read. Raises UserError if there is no such model.
         """
         for library in (diffusers_logging, transformers_logging):
             library.disable_progress_bar()
@@ -90,9 +92,11 @@ class LoraSD:
         model = load_backbone(name).model
         if callable(model):
             return cls(model().to(DTYPES[precision]), ledger, **options)
+        place, _, revision = (model, "", "") if Path(model).is_dir() else model.partition("@")
         try:
             pipeline = StableDiffusionPipeline.from_pretrained(
-                model,
+                place,
+                revision=revision or None,
                 dtype=DTYPES[precision],
                 safety_checker=None,
                 requires_safety_checker=False,
@@ -107,8 +111,9 @@ class LoraSD:
 
     def use(self, memory: Plan) -> None:
         """Work under this activation plan from now on."""
-        self.memory = memory
-        self._price()
+        if memory != self.memory:
+            self.memory = memory
+            self._price()
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """The trainable LoRA matrices, float32."""
