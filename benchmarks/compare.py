@@ -16,6 +16,7 @@ from benchmarks.config import (
     Budget,
     Memory,
     Precision,
+    Task,
     load_preset,
     load_task,
     method_defaults,
@@ -34,24 +35,26 @@ def specs(
     *,
     backbone: str = "emoji",
     reward: str = "jpeg",
-    task: str = "animals",
+    task: str | Task = "animals",
     budget: str | None = None,
     seeds: Sequence[int] = (0,),
     precision: Precision | None = None,
     memory: Memory = "auto",
     sources: Mapping[str, Mapping[str, str]] | None = None,
     held_out: Sequence[str] | None = None,
+    rank: int = 4,
 ) -> list[Spec]:
     """One cell per method (name and Config) and seed.
 
     ``budget`` is the preset's if there is none, ``precision`` the device's. ``sources`` says per
     method where each value comes from, for the record. ``held_out`` are the rewards that are only
-    reported, by default the task's.
+    reported, by default the task's. ``rank`` is that of the LoRA matrices; 0: full fine-tuning.
 
     Raises UserError for what cannot work, before anything is computed.
     """
     preset = load_preset(backbone)
-    amount, prompts = Budget.parse(budget or preset["budget"]), load_task(task)
+    amount = Budget.parse(budget or preset["budget"])
+    prompts = task if isinstance(task, Task) else load_task(task)
     if held_out is not None:
         prompts = dataclasses.replace(prompts, held_out=tuple(held_out))
     cells = [
@@ -64,6 +67,7 @@ def specs(
             seed=seed,
             budget=amount,
             evaluation=preset["evaluation"],
+            rank=rank,
             precision=precision or default_precision(),
             memory=memory,
             sources=(sources or {}).get(name, {}),
@@ -85,8 +89,11 @@ def run_cells(cells: Sequence[Spec], out: Path) -> tuple[list[Path], dict[str, s
     """
     harness = Harness(out)
     done, failed = list[Path](), dict[str, Exception]()
+    rewards = {spec.reward for spec in cells}
     for spec in sorted(cells, key=lambda spec: Cell(out, spec.description()).failed):
         name = f"{spec.method}, seed {spec.seed}"
+        if len(rewards) > 1:  # of a suite
+            name = Cell(out, spec.description()).path.name
         with bar(name) as progress:
             try:
                 done.append(harness.run(spec, progress))

@@ -162,7 +162,7 @@ def _read_backbone(path: Path) -> Backbone:
         raise UserError(f"{path}: model must be a diffusers folder or a hub id")
     model, like = preset.pop("model"), preset.pop("like", None)
     if like is not None:
-        preset = _merged(load_backbone(like).preset, preset)
+        preset = merged(load_backbone(like).preset, preset)
     missing = [key for key in ("budget", "evaluation") if key not in preset]
     if missing:
         raise UserError(f'{path}: missing {" and ".join(missing)}; or write like = "sd15"')
@@ -170,11 +170,12 @@ def _read_backbone(path: Path) -> Backbone:
     return Backbone(name=path.stem, model=str(folder) if folder.is_dir() else model, preset=preset)
 
 
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """``above`` over ``below``, table by table."""
     both = dict(below)
     for key, value in above.items():
         table = isinstance(value, dict) and isinstance(both.get(key), dict)
-        both[key] = _merged(both[key], value) if table else value
+        both[key] = merged(both[key], value) if table else value
     return both
 
 
