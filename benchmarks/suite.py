@@ -147,10 +147,10 @@ def load(options: Options) -> list[Item]:
     """The tables and figures of a suite. Raises UserError for bad names and files."""
     path = _file(options.suite)
     shared = _resolved(read_toml(path), options)
-    items = [_item(file, shared, options) for file in sorted(path.with_suffix("").glob("*.toml"))]
-    if not items:
-        raise UserError(f"{path}: no tables or figures in {path.with_suffix('')}/*.toml")
-    names = [item.name for item in items]
+    names = shared.pop("items", [])
+    if not names:
+        raise UserError(f"{path}: items must name files in {path.with_suffix('')}")
+    items = [_item(path.with_suffix("") / f"{name}.toml", shared, options) for name in names]
     for name in options.only:
         if name not in names:
             raise UserError(f"--only {name}: {_hint(name, names)}")
