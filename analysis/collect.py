@@ -248,7 +248,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return values
 
 
-def _settings(info: Mapping[str, Any]) -> dict[str, str]:
+def settings(info: Mapping[str, Any]) -> dict[str, str]:
     """The configuration, and the rank of the LoRA matrices."""
     return flat(info["config"]) | ({"rank": str(info["rank"])} if "rank" in info else {})
 
@@ -257,12 +257,12 @@ def _labels(infos: Sequence[Mapping[str, Any]]) -> list[str]:
     """The method's name, or with the config values that differ: variants are never averaged."""
     known: dict[str, list[dict[str, str]]] = {}
     for info in infos:
-        configs, mine = known.setdefault(info["method"], []), _settings(info)
+        configs, mine = known.setdefault(info["method"], []), settings(info)
         if mine not in configs:
             configs.append(mine)
     labels = []
     for info in infos:
-        mine = _settings(info)
+        mine = settings(info)
         keys = [k for k in mine if any(c.get(k) != mine[k] for c in known[info["method"]])]
         values = ", ".join(f"{key.rpartition('.')[2]}={mine[key]}" for key in keys)
         labels.append(f"{info['method']} ({values})" if values else info["method"])

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from analysis.collect import Evaluated
 from analysis.records import MEASURES
 from analysis.sheets import Sheet, Value
-from analysis.statistics import Estimate, caption, summarise
+from analysis.statistics import ENOUGH_SEEDS, Estimate, summarise
 from analysis.style import BASE, BASE_LINE, COLOURS, GREY, PAGE, finish, theme
 
 SPLIT_LOOKS: dict[str, dict[str, Any]] = {
@@ -132,6 +132,7 @@ def sheet(*evaluated: Evaluated) -> Sheet:
     ]
     note = "Fixed noise, the same for all rows. Drift is the distance from the base model."
     if len(evaluated) > 1:
-        note += f" {caption([len(evaluated)])}"
+        intervals = ", 95 % bootstrap intervals" * (len(evaluated) >= ENOUGH_SEEDS)
+        note += f" Of the checkpoints of {len(evaluated)} seeds{intervals}."
     title = typical(evaluated).title if len(evaluated) > 1 else evaluated[0].title
     return Sheet(title=title, note=note, columns=list(rows[0]), rows=rows)

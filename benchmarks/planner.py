@@ -153,8 +153,13 @@ def _needed(
 def _trial(
     name: str, config: Any, backbone: str, precision: Precision, rank: int
 ) -> tuple[Model, list[dict[str, float]]]:
-    model = Model(backbone, precision, rank)
+    model = _model(backbone, precision, rank)
     return model, counted(name, config, model, "store")
+
+
+@functools.cache  # what its passes need is measured once, for all methods
+def _model(backbone: str, precision: Precision, rank: int) -> Model:
+    return Model(backbone, precision, rank)
 
 
 def choose(
