@@ -43,10 +43,14 @@ def runs(comparison: Comparison, label: str, column: str, split: str) -> np.ndar
 
 
 def typical(sample: np.ndarray) -> np.ndarray:
-    """One run (evaluations, 2) for several: as everywhere, the interquartile mean from 5 on."""
-    if len(sample) < ENOUGH_SEEDS:
-        return np.asarray(sample.mean(0))
-    return np.stack([sample[..., 0].mean(0), interquartile_mean(sample[..., 1], axis=0)], axis=-1)
+    """(..., runs, evaluations, 2) to (..., evaluations, 2): one run for several.
+
+    As everywhere, the interquartile mean from 5 runs on.
+    """
+    if sample.shape[-3] < ENOUGH_SEEDS:
+        return np.asarray(sample.mean(-3))
+    rewards = interquartile_mean(sample[..., 1], axis=-2)
+    return np.stack([sample[..., 0].mean(-2), rewards], axis=-1)
 
 
 def crossing(curve: np.ndarray, level: float) -> float:
@@ -68,11 +72,12 @@ def crossing(curve: np.ndarray, level: float) -> float:
 def ratio(fast: np.ndarray, slow: np.ndarray) -> float:
     """What ``slow`` spent in all over what ``fast`` had spent when it first was as good.
 
-    0: it never was. Infinite: it was from the start, as ``slow`` ended no higher than it began.
+    Both are one run (evaluations, 2). 0: it never was. Infinite: it was from the start, as ``slow``
+    ended no higher than it began.
     """
-    end = typical(slow)[-1]
-    paid = crossing(typical(fast), end[1])
-    return float(end[0] / paid) if paid else math.inf
+    spent, level = slow[-1]
+    paid = crossing(fast, level)
+    return float(spent / paid) if paid else math.inf
 
 
 def speedup(comparison: Comparison, fast: str, slow: str, kind: str, split: str) -> Estimate:
@@ -84,13 +89,15 @@ def speedup(comparison: Comparison, fast: str, slow: str, kind: str, split: str)
     seeds = min(len(ours), len(theirs))
     if not ours.size or not theirs.size or np.isnan(ours).any() or np.isnan(theirs).any():
         return Estimate(value=NAN, seeds=seeds)
-    value = ratio(ours, theirs)
+    value = ratio(typical(ours), typical(theirs))
     if seeds < ENOUGH_SEEDS:
         return Estimate(value=value, seeds=seeds)
-    random, found = np.random.default_rng(0), []
-    for _ in range(RESAMPLES):
-        drawn = [s[random.integers(len(s), size=len(s))] for s in (ours, theirs)]
-        found.append(ratio(*drawn))
+    random = np.random.default_rng(0)
+    drawn = [
+        typical(sample[random.integers(len(sample), size=(RESAMPLES, len(sample)))])
+        for sample in (ours, theirs)
+    ]
+    found = [ratio(*both) for both in zip(*drawn, strict=True)]
     low, high = np.quantile(found, [0.025, 0.975], method="nearest")
     return Estimate(value=value, low=float(low), high=float(high), seeds=seeds)
 

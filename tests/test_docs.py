@@ -18,7 +18,7 @@ import tyro
 
 import benchmarks
 import run_benchmark
-from benchmarks import contract, evaluate_checkpoints, listing, planner, reference
+from benchmarks import contract, evaluate_checkpoints, listing, planner, reference, suite
 
 ROOT = Path(run_benchmark.__file__).parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("*/README.md")]
@@ -75,6 +75,8 @@ def command(words: list[str], folder: Path, compare: bool, monkeypatch: pytest.M
         tyro.cli(planner.Options, args=arguments[1:])
     elif arguments[0] == "evaluate":
         assert evaluate_checkpoints.parse(arguments[1:]).checkpoints
+    elif "--suite" in arguments:
+        assert suite.load(suite.parse(arguments))
     elif "--help" in arguments:
         with pytest.raises(SystemExit) as stop:
             run_benchmark.main(arguments)

@@ -67,7 +67,7 @@ def test_crossing_is_linear_between_evaluations():
     curve = np.array([[0.0, -2.0], [10.0, -1.0], [20.0, -1.5], [30.0, 0.0]])
     assert crossing(curve, -1.25) == 7.5 and crossing(curve, -2.0) == 0.0
     assert crossing(curve, -0.5) == pytest.approx(20 + 20 / 3) and math.isinf(crossing(curve, 1))
-    assert ratio(curve[None], np.array([[[0.0, -2.0], [40.0, -1.5]]])) == 8.0
+    assert ratio(curve, np.array([[0.0, -2.0], [40.0, -1.5]])) == 8.0
 
 
 def test_sheet_and_figure_say_the_same(tmp_path: Path):
