@@ -7,6 +7,7 @@ reward curve, table, before/after pictures, LoRA checkpoints) go to --out. Each 
 carry its name, e.g. --alignprop.truncation.mode full; they are listed by
 --methods NAME --help.
 
+    python run_benchmark.py --suite paper [--quick]         every table and figure of the paper
     python run_benchmark.py --list [methods|rewards|backbones|tasks]
     python run_benchmark.py plan --methods alignprop ddpo --backbone sd15      what it will cost
     python run_benchmark.py new method NAME [--dir DIR]     a method that already runs, to change
@@ -94,6 +95,8 @@ def main(arguments: list[str]) -> int:
             return int(command.main(arguments[1:]))
         if "--list" in arguments:
             return listing.main(arguments)
+        if any(argument.split("=")[0] == "--suite" for argument in arguments):
+            return reproduce(arguments)
         return compare(arguments)
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":  # of several processes, one says so
@@ -154,6 +157,21 @@ def provenance(arguments: list[str], options: Options) -> dict[str, dict[str, st
             typed = {f"{table}.{last}", f"{table}.no_{last}"} & given
             found[name][f"config.{key}"] = "command line" if typed else source
     return found
+
+
+def reproduce(arguments: list[str]) -> int:
+    """Run a suite, then write and print its report."""
+    from analysis.suite import write_suite
+    from benchmarks import distributed, suite
+
+    options = suite.parse(arguments)
+    out, failed = suite.run(options)
+    if distributed.rank() == 0:
+        for name, reason in failed.items():
+            print(f"{name} failed: {reason}", file=sys.stderr)
+        if options.shard == "1/1":
+            print(write_suite(out), end="")
+    return 1 if failed else 0
 
 
 def _identifier(name: str) -> str:

@@ -63,10 +63,10 @@ def _curves(
         for (split, column, name), axes in zip(panels, grid.flat, strict=True):
             rows = evals[evals["split"] == split]
             _base_line(axes, rows, comparison.reward)
-            _lines(axes, rows, column, comparison.reward, styles)
+            draw_lines(axes, rows, column, comparison.reward, styles)
             axes.set(title=f"{SPLITS[split]} prompts", xlabel=name, xlim=(0, None))
         for axes in grid[:, 0]:
-            axes.set_ylabel(_name(comparison, comparison.reward))
+            axes.set_ylabel(with_unit(comparison, comparison.reward))
         return finish(figure, styles, caption(comparison.seeds()), {BASE: BASE_LINE})
 
 
@@ -82,9 +82,11 @@ def overoptimisation(comparison: Comparison, styles: Looks) -> Figure:
         for axes in grid.flat[len(names) :]:
             axes.set_axis_off()
         for name, axes in zip(names, grid.flat, strict=False):
-            _lines(axes, rows, comparison.reward, name, styles, last=True)
+            draw_lines(axes, rows, comparison.reward, name, styles, last=True)
             _base_star(axes, rows, comparison.reward, name)
-            axes.set(xlabel=_name(comparison, comparison.reward), ylabel=_name(comparison, name))
+            axes.set(
+                xlabel=with_unit(comparison, comparison.reward), ylabel=with_unit(comparison, name)
+            )
         note = "Training prompts. Paths run from the base model to the last checkpoint (large). "
         return finish(figure, styles, note + caption(comparison.seeds()), {BASE: BASE_STAR})
 
@@ -103,7 +105,7 @@ def pareto(comparison: Comparison, styles: Looks) -> Figure:
             axes.plot(last[x], last[y], look.marker, color=look.color, ms=8, mec="white")
         _base_star(axes, rows, x, y)
         _edge(axes, front(rows[[x, y]].dropna().to_numpy()))
-        axes.set(xlabel=_name(comparison, x), ylabel="diversity")
+        axes.set(xlabel=with_unit(comparison, x), ylabel="diversity")
         note = (
             "Unseen prompts, every seed and evaluation, the last large. No checkpoint "
             "is beyond the line. "
@@ -175,7 +177,8 @@ def _split(comparison: Comparison, split: str) -> pd.DataFrame:
     return comparison.evals[comparison.evals["split"] == split]
 
 
-def _name(comparison: Comparison, column: str) -> str:
+def with_unit(comparison: Comparison, column: str) -> str:
+    """A reward or measure as an axis is labelled."""
     unit = comparison.units.get(column)
     return f"{column} ({unit})" if unit else column
 
@@ -191,7 +194,7 @@ def _base_star(axes: Axes, rows: pd.DataFrame, x: str, y: str) -> None:
     axes.plot(*point, marker="*", color="black", markersize=9, zorder=5)
 
 
-def _lines(
+def draw_lines(
     axes: Axes, rows: pd.DataFrame, x: str, y: str, styles: Looks, last: bool = False
 ) -> None:
     """One curve per method with its seeds behind it; ``last`` marks the last checkpoint."""

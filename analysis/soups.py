@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from analysis.collect import Evaluated
 from analysis.records import MEASURES
-from analysis.sheets import Sheet, Value, point
+from analysis.sheets import Sheet, Value
+from analysis.statistics import ENOUGH_SEEDS, Estimate, summarise
 from analysis.style import BASE, BASE_LINE, GREY, PAGE, finish, theme
 
 # In greys: colours are the methods'.
@@ -31,6 +32,25 @@ PART_LOOKS = {
 def values(row: Any) -> dict[str, float]:
     """Rewards and measures of a record, by name."""
     return {**row["rewards"], **{name: row[name] for name in MEASURES}}
+
+
+def typical(evaluated: Sequence[Evaluated]) -> Evaluated:
+    """One evaluation for the same of several seeds' checkpoints: the values of a typical run."""
+    rows = []
+    for same in zip(*(one.rows for one in evaluated), strict=True):
+        score = {name: over(same, name).value for name in values(same[0])}
+        rewards = {name: score[name] for name in same[0]["rewards"]}
+        rows.append({**same[0], "rewards": rewards} | {name: score[name] for name in MEASURES})
+    info = dict(evaluated[0].info)
+    info["checkpoints"] = [
+        {**c, "seed": None, "path": f"{c['method']} on {c['reward']}"} for c in info["checkpoints"]
+    ]
+    return Evaluated(path=evaluated[0].path, info=info, rows=rows)
+
+
+def over(same: Sequence[Any], name: str) -> Estimate:
+    """A value of one candidate on one split, over seeds."""
+    return summarise([values(row)[name] for row in same])
 
 
 def sweep(evaluated: Evaluated) -> Figure:
@@ -95,15 +115,19 @@ def _handle(axes: Axes, look: dict[str, Any]) -> Any:
 FIGURES = {"sweep": sweep, "parts": early_late}
 
 
-def sheet(evaluated: Evaluated) -> Sheet:
-    """Rewards and measures of every candidate on every split."""
+def sheet(*evaluated: Evaluated) -> Sheet:
+    """Rewards and measures of every candidate on every split; of several seeds' checkpoints."""
     rows: list[dict[str, Value]] = [
         {
-            "": str(row["name"]),
-            "split": str(row["split"]),
-            **{name: point(value) for name, value in values(row).items()},
+            "": str(same[0]["name"]),
+            "split": str(same[0]["split"]),
+            **{name: over(same, name) for name in values(same[0])},
         }
-        for row in evaluated.rows
+        for same in zip(*(one.rows for one in evaluated), strict=True)
     ]
     note = "Fixed noise, the same for all rows. Drift is the distance from the base model."
-    return Sheet(title=evaluated.title, note=note, columns=list(rows[0]), rows=rows)
+    if len(evaluated) > 1:
+        intervals = ", 95 % bootstrap intervals" * (len(evaluated) >= ENOUGH_SEEDS)
+        note += f" Of the checkpoints of {len(evaluated)} seeds{intervals}."
+    title = typical(evaluated).title if len(evaluated) > 1 else evaluated[0].title
+    return Sheet(title=title, note=note, columns=list(rows[0]), rows=rows)

@@ -155,8 +155,13 @@ def _needed(
 def _trial(
     name: str, config: Any, backbone: str, precision: Precision, rank: int
 ) -> tuple[Model, list[dict[str, float]]]:
-    model = Model(backbone, precision, rank)
+    model = _model(backbone, precision, rank)
     return model, counted(name, config, model, "store")
+
+
+@functools.cache  # what its passes need is measured once, for all methods
+def _model(backbone: str, precision: Precision, rank: int) -> Model:
+    return Model(backbone, precision, rank)
 
 
 def choose(
@@ -233,6 +238,22 @@ def ladder(model: Model, samples: int = 2, steps: int = 50) -> dict[str, float]:
         "recomputed_inside": blocks.kept + max(blocks.forward, blocks.backward),
         "flops_guided_forward": 2 * model.prices["unet_forward"],
     }
+
+
+def rungs(backbone: str) -> dict[str, float]:
+    """The paper's ladder from full backpropagation to one GPU: bytes to train on one picture.
+
+    ``ladder``'s activations, the frozen weights in 16 bits, and of each trained weight 16 bytes:
+    itself, its gradient and two moments, in 32 bits.
+    """
+    found = {}
+    for name, rank in (("all weights", 0), ("LoRA", 4)):
+        model = Model(backbone, "fp16", rank)
+        rest, steps = model.frozen_bytes + 16 * model.trainable, ladder(model)
+        found[f"{name}, every sampling step stored"] = rest + steps["stored_all"]
+        found[f"{name}, sampling steps recomputed"] = rest + steps["recomputed_per_sampling_step"]
+        found[f"{name}, blocks recomputed too"] = rest + steps["recomputed_inside"]
+    return found
 
 
 @tyro.conf.configure(tyro.conf.DisallowNone)

@@ -19,7 +19,7 @@ import pytest
 
 import benchmarks
 import run_benchmark
-from benchmarks import contract, evaluate_checkpoints, listing, planner, reference
+from benchmarks import contract, evaluate_checkpoints, listing, planner, reference, suite
 from benchmarks.command_line import cli
 
 ROOT = Path(run_benchmark.__file__).parent
@@ -85,6 +85,8 @@ def command(words: list[str], folder: Path, compare: bool, monkeypatch: pytest.M
             assert run_benchmark.main(small) == 0
     elif arguments[0] == "evaluate" and not compare:
         assert evaluate_checkpoints.parse(arguments[1:]).checkpoints
+    elif "--suite" in arguments:
+        assert suite.load(suite.parse(arguments))
     elif "--help" in arguments:
         with pytest.raises(SystemExit) as stop:
             run_benchmark.main(arguments)
