@@ -7,6 +7,7 @@ reward curve, table, before/after pictures, LoRA checkpoints) go to --out. Each 
 carry its name, e.g. --alignprop.truncation.mode full; they are listed by
 --methods NAME --help.
 
+    python run_benchmark.py --suite paper [--quick]         every table and figure of the paper
     python run_benchmark.py --list [methods|rewards|backbones|tasks]
     python run_benchmark.py plan --methods alignprop ddpo --backbone sd15      what it will cost
     python run_benchmark.py new method NAME [--dir DIR]     a method that already runs, to change
@@ -17,13 +18,10 @@ carry its name, e.g. --alignprop.truncation.mode full; they are listed by
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
 import importlib
-import io
 import os
-import re
 import signal
 import sys
 from dataclasses import dataclass, field
@@ -32,8 +30,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from benchmarks import config, listing, registry
+from benchmarks import config, listing, registry, tracking
 from benchmarks.api import UserError
+from benchmarks.command_line import cli
 from benchmarks.help import explained
 
 #: Subcommands: the module whose ``main(arguments)`` runs each and returns the exit code.
@@ -46,6 +45,7 @@ COMMANDS = {
 }
 
 
+@tyro.conf.configure(tyro.conf.DisallowNone)
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """What to compare, and with how much compute."""
@@ -75,6 +75,8 @@ class Options:
     """A TOML file with a table per method."""
     plugin: tuple[Path, ...] = ()
     """Python files that register methods, rewards, backbones or tasks. They are run."""
+    track: tracking.Name | None = None
+    """Also send records and pictures to a tracker; TensorBoard's files lie in each cell."""
     shard: str = "1/1"
     """I/N: only every N-th cell, from the I-th (counted from 1)."""
     launch: Literal["local", "slurm"] | None = None
@@ -93,6 +95,8 @@ def main(arguments: list[str]) -> int:
             return int(command.main(arguments[1:]))
         if "--list" in arguments:
             return listing.main(arguments)
+        if any(argument.split("=")[0] == "--suite" for argument in arguments):
+            return reproduce(arguments)
         return compare(arguments)
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":  # of several processes, one says so
@@ -155,16 +159,19 @@ def provenance(arguments: list[str], options: Options) -> dict[str, dict[str, st
     return found
 
 
-def cli(form: Any, **options: Any) -> Any:
-    """``tyro.cli``, with its framed errors as one line. Raises UserError."""
-    errors = io.StringIO()
-    with contextlib.redirect_stderr(errors):
-        try:
-            return tyro.cli(form, **options)
-        except SystemExit as stop:
-            if not stop.code:  # help
-                raise
-    raise UserError(" ".join(re.sub("[─-╿]", " ", errors.getvalue()).split()))
+def reproduce(arguments: list[str]) -> int:
+    """Run a suite, then write and print its report."""
+    from analysis.suite import write_suite
+    from benchmarks import distributed, suite
+
+    options = suite.parse(arguments)
+    out, failed = suite.run(options)
+    if distributed.rank() == 0:
+        for name, reason in failed.items():
+            print(f"{name} failed: {reason}", file=sys.stderr)
+        if options.shard == "1/1":
+            print(write_suite(out), end="")
+    return 1 if failed else 0
 
 
 def _identifier(name: str) -> str:
@@ -190,6 +197,8 @@ def compare(arguments: list[str]) -> int:
         sources=provenance(arguments, options),
         held_out=options.held_out,
     )
+    if options.track:
+        tracking.require(options.track)
     mine = range(len(cells))[launch.parse_shard(options.shard)]
     if not mine:
         raise UserError(f"--shard {options.shard}: there are only {len(cells)} cells")
@@ -208,7 +217,7 @@ def compare(arguments: list[str]) -> int:
             partition=options.partition,
         )
     else:
-        _, failed = run_cells([cells[i] for i in mine], options.out)
+        _, failed = run_cells([cells[i] for i in mine], options.out, options.track)
     if not first:
         return 1 if failed else 0
     for name, reason in failed.items():

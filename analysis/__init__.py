@@ -1,1 +1,1 @@
-"""Turns recorded run directories into a reward curve, a table and before/after pictures."""
+"""Turns recorded run directories into curves, tables, pictures and one page."""

@@ -1,4 +1,7 @@
-"""``python -m analysis RUNS... [--out DIR]``: rebuild the report of directories of runs."""
+"""``python -m analysis RUNS... [--out DIR]``: rebuild the report of directories of runs.
+
+Of a directory with suites (``run_benchmark.py --suite``): their tables, figures and claims.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from pathlib import Path
 
 from analysis.records import ReportError
 from analysis.report import write_report
+from analysis.suite import check, write_suite
 
 
 def main() -> int:
@@ -17,6 +21,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: the first of RUNS")
     options = parser.parse_args()
     try:
+        if suite := check(options.runs):
+            print(write_suite(suite), end="")
+            return 0
         print(write_report(*options.runs, out=options.out), end="")
     except (ReportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -3,7 +3,7 @@
 A directory of runs holds one directory per cell with ``cell.json``, ``steps.jsonl``,
 ``evals.jsonl``, ``images/<split>/<step>/<index>.png`` and ``done`` or ``failed.json``; and one per
 ``run_benchmark.py evaluate`` with ``evaluation.json``, ``evals.jsonl`` and
-``images/<split>/<candidate>/<index>.png``.
+``images/<split>/<candidate>/<index>.png``. ``plan.json`` names the cells that were asked for.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ class Cell:
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     """Cells with the same rules, task, train reward, backbone, budget and evaluation.
+
+    They differ in method, configuration, rank and seed.
 
     ``evals`` has one row per (cell, split, step, fraction): these, label, seed, the cumulative
     ``COUNTERS``, spent (in ``budget_unit``), ``MEASURES``, per_image and one column per reported
@@ -84,7 +86,8 @@ class Evaluated:
         names = []
         for checkpoint in self.info["checkpoints"]:
             method, seed = checkpoint.get("method"), checkpoint.get("seed")
-            name = f"{method} on {checkpoint.get('reward')}, seed {seed}" if method else None
+            name = f"{method} on {checkpoint.get('reward')}" if method else None
+            name = f"{name}, seed {seed}" if name and seed is not None else name
             names.append(name or Path(checkpoint["path"]).name)
         return f"{self.info['backbone']}: {'; '.join(names) or 'the base model'}"
 
@@ -98,15 +101,17 @@ class Collected:
     notes: list[str]
 
 
-def collect(*roots: Path) -> Collected:
+def collect(*roots: Path, only: Mapping[str, str] | None = None) -> Collected:
     """Everything below ``roots``, whose order does not matter.
 
-    Of cells that occur several times the one that got furthest counts.
+    Of cells that occur several times the one that got furthest counts. ``only`` names the
+    directories that are wanted, and the label of each cell.
     """
     notes: list[str] = []
     runs: dict[str, list[tuple[Path, dict[str, Any], pd.DataFrame, pd.DataFrame]]] = {}
     evaluated = []
-    for path in _directories(roots, notes):
+    directories = _directories(roots, notes, only)
+    for path in directories:
         problems: list[str] = []
         try:
             if (path / "evaluation.json").is_file():
@@ -124,13 +129,16 @@ def collect(*roots: Path) -> Collected:
         for problem in problems:
             kind, _, text = problem.partition(": ")
             notes.append(f"{kind}: {path.name}: {text}")
-    comparisons = [_compare(runs[key]) for key in sorted(runs)]
+    comparisons = [_compare(runs[key], only or {}) for key in sorted(runs)]
     for comparison in comparisons:
         notes += _gaps(comparison)
+    notes += _never_begun(roots, {path.name for path in directories})
     return Collected(comparisons, evaluated, sorted(notes))
 
 
-def _directories(roots: Sequence[Path], notes: list[str]) -> list[Path]:
+def _directories(
+    roots: Sequence[Path], notes: list[str], only: Mapping[str, str] | None
+) -> list[Path]:
     """Each cell and evaluation once, sorted by name."""
     found: list[Path] = []
     for root in roots:
@@ -139,6 +147,8 @@ def _directories(roots: Sequence[Path], notes: list[str]) -> list[Path]:
         if (root / "cell.json").is_file():
             raise ReportError(f"{root}: is a single cell; give the directory that holds it")
         for folder in (path for path in root.iterdir() if path.is_dir()):
+            if only is not None and folder.name not in only:
+                continue
             if any((folder / name).is_file() for name in ("cell.json", "evaluation.json")):
                 found.append(folder)
             elif any(folder.glob("*.jsonl")):
@@ -176,19 +186,24 @@ def _info(path: Path) -> dict[str, Any]:
 
 def _key(info: Mapping[str, Any]) -> str:
     """What a comparison has in common, as text that sorts."""
-    names = ("rules", "evaluation", "prompts", "reported", "rank")
+    names = ("rules", "evaluation", "prompts", "reported")
     budget = info["budget"]
     fixed = [info["task"], info["reward"], info["backbone"], budget["kind"], budget["amount"]]
     return json.dumps([fixed, *(info.get(name) for name in names)], sort_keys=True)
 
 
 def _gaps(comparison: Comparison) -> list[str]:
-    """Cells that are not finished, and seeds that other methods have and one has not."""
+    """Cells not finished or without a step, and seeds that other methods have and one has not."""
     seeds = {int(cell.info["seed"]) for cell in comparison.cells}
     notes = [
         f"unfinished: {cell.path.name}: optimizer step {cell.last_step}"
         for cell in comparison.cells
         if not cell.finished
+    ]
+    notes += [
+        f"no step: {cell.path.name}: the budget is too small for one optimizer step"
+        for cell in comparison.cells
+        if cell.finished and cell.last_step == 0
     ]
     for label in comparison.labels:
         there = {int(cell.info["seed"]) for cell in comparison.cells if cell.label == label}
@@ -197,14 +212,27 @@ def _gaps(comparison: Comparison) -> list[str]:
     return notes
 
 
+def _never_begun(roots: Sequence[Path], begun: set[str]) -> list[str]:
+    """Cells that a command asked for and that are in none of ``roots``."""
+    planned: set[str] = set()
+    for path in (root / "plan.json" for root in roots):
+        try:
+            planned |= set(json.loads(path.read_text("utf-8"))) if path.is_file() else set()
+        except (OSError, ValueError, TypeError) as error:
+            return [f"foreign: {path.name} cannot be read ({error})"]
+    return [f"missing: {name}: asked for and never begun" for name in sorted(planned - begun)]
+
+
 def _compare(
     runs: Sequence[tuple[Path, dict[str, Any], pd.DataFrame, pd.DataFrame]],
+    given: Mapping[str, str],
 ) -> Comparison:
     info = runs[0][1]
     _, divisor, unit = BUDGETS.get(info["budget"]["kind"], ("", 1.0, info["budget"]["kind"]))
     labels = _labels([info for _, info, _, _ in runs])
     cells, evals = [], []
     for (path, own, some, steps), label in zip(runs, labels, strict=True):
+        label = given.get(path.name, label)
         peak = float(steps["peak_bytes"].max()) if "peak_bytes" in steps else float("nan")
         last = 0 if steps.empty else int(steps["step"].max())
         done = (path / "done").exists()
@@ -238,16 +266,21 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return values
 
 
+def settings(info: Mapping[str, Any]) -> dict[str, str]:
+    """The configuration, and the rank of the LoRA matrices."""
+    return flat(info["config"]) | ({"rank": str(info["rank"])} if "rank" in info else {})
+
+
 def _labels(infos: Sequence[Mapping[str, Any]]) -> list[str]:
     """The method's name, or with the config values that differ: variants are never averaged."""
     known: dict[str, list[dict[str, str]]] = {}
     for info in infos:
-        configs, mine = known.setdefault(info["method"], []), flat(info["config"])
+        configs, mine = known.setdefault(info["method"], []), settings(info)
         if mine not in configs:
             configs.append(mine)
     labels = []
     for info in infos:
-        mine = flat(info["config"])
+        mine = settings(info)
         keys = [k for k in mine if any(c.get(k) != mine[k] for c in known[info["method"]])]
         values = ", ".join(f"{key.rpartition('.')[2]}={mine[key]}" for key in keys)
         labels.append(f"{info['method']} ({values})" if values else info["method"])

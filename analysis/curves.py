@@ -63,10 +63,10 @@ def _curves(
         for (split, column, name), axes in zip(panels, grid.flat, strict=True):
             rows = evals[evals["split"] == split]
             _base_line(axes, rows, comparison.reward)
-            _lines(axes, rows, column, comparison.reward, styles)
-            axes.set(title=f"{SPLITS[split]} {comparison.task}", xlabel=name, xlim=(0, None))
+            draw_lines(axes, rows, column, comparison.reward, styles)
+            axes.set(title=f"{SPLITS[split]} prompts", xlabel=name, xlim=(0, None))
         for axes in grid[:, 0]:
-            axes.set_ylabel(_name(comparison, comparison.reward))
+            axes.set_ylabel(with_unit(comparison, comparison.reward))
         return finish(figure, styles, caption(comparison.seeds()), {BASE: BASE_LINE})
 
 
@@ -82,9 +82,11 @@ def overoptimisation(comparison: Comparison, styles: Looks) -> Figure:
         for axes in grid.flat[len(names) :]:
             axes.set_axis_off()
         for name, axes in zip(names, grid.flat, strict=False):
-            _lines(axes, rows, comparison.reward, name, styles, last=True)
+            draw_lines(axes, rows, comparison.reward, name, styles, last=True)
             _base_star(axes, rows, comparison.reward, name)
-            axes.set(xlabel=_name(comparison, comparison.reward), ylabel=_name(comparison, name))
+            axes.set(
+                xlabel=with_unit(comparison, comparison.reward), ylabel=with_unit(comparison, name)
+            )
         note = "Training prompts. Paths run from the base model to the last checkpoint (large). "
         return finish(figure, styles, note + caption(comparison.seeds()), {BASE: BASE_STAR})
 
@@ -102,12 +104,11 @@ def pareto(comparison: Comparison, styles: Looks) -> Figure:
             axes.plot(mine[x], mine[y], look.marker, color=look.color, ms=3.5, alpha=0.55, mew=0)
             axes.plot(last[x], last[y], look.marker, color=look.color, ms=8, mec="white")
         _base_star(axes, rows, x, y)
-        best = front(rows[[x, y]].dropna().to_numpy())
-        axes.step(best[:, 0], best[:, 1], where="pre", color=GREY, lw=0.9, zorder=1)
-        axes.set(xlabel=_name(comparison, x), ylabel="diversity")
+        _edge(axes, front(rows[[x, y]].dropna().to_numpy()))
+        axes.set(xlabel=with_unit(comparison, x), ylabel="diversity")
         note = (
-            f"Unseen {comparison.task}, every seed and evaluation, the last large. Line: what no "
-            "checkpoint beats in both. "
+            "Unseen prompts, every seed and evaluation, the last large. No checkpoint "
+            "is beyond the line. "
         )
         extra = {BASE: BASE_STAR, "Pareto front": Line2D([], [], color=GREY, lw=0.9)}
         return finish(figure, styles, note + caption(comparison.seeds()), extra)
@@ -120,6 +121,15 @@ def front(points: np.ndarray) -> np.ndarray:
         if not kept or point[1] > kept[-1][1]:
             kept.append(np.asarray(point))
     return np.asarray(kept[::-1]).reshape(-1, 2)
+
+
+def _edge(axes: Axes, best: np.ndarray) -> None:
+    """The edge of what ``best`` (n, 2), a front, equals or beats; it goes on to the axes."""
+    if len(best):
+        left, bottom = axes.get_xlim()[0], axes.get_ylim()[0]
+        x, y = [left, *best[:, 0], best[-1, 0]], [best[0, 1], *best[:, 1], bottom]
+        axes.step(x, y, where="pre", color=GREY, lw=0.9, zorder=1)
+        axes.set(xlim=(left, None), ylim=(bottom, None))
 
 
 def time_to_target(comparison: Comparison, styles: Looks) -> Figure | None:
@@ -167,7 +177,8 @@ def _split(comparison: Comparison, split: str) -> pd.DataFrame:
     return comparison.evals[comparison.evals["split"] == split]
 
 
-def _name(comparison: Comparison, column: str) -> str:
+def with_unit(comparison: Comparison, column: str) -> str:
+    """A reward or measure as an axis is labelled."""
     unit = comparison.units.get(column)
     return f"{column} ({unit})" if unit else column
 
@@ -183,7 +194,7 @@ def _base_star(axes: Axes, rows: pd.DataFrame, x: str, y: str) -> None:
     axes.plot(*point, marker="*", color="black", markersize=9, zorder=5)
 
 
-def _lines(
+def draw_lines(
     axes: Axes, rows: pd.DataFrame, x: str, y: str, styles: Looks, last: bool = False
 ) -> None:
     """One curve per method with its seeds behind it; ``last`` marks the last checkpoint."""

@@ -106,7 +106,7 @@ def _progress(comparison: Comparison, label: str, ends: bool) -> Image.Image | N
                     Row("after", rows[-1].folder, rows[-1].records)]  # fmt: skip
         elif len(rows) < 3:
             continue
-        blocks.append(block(f"{name} {comparison.task}", split, rows))
+        blocks.append(block(f"{name} prompts", split, rows))
     last = max(max(found, default=0) for found in there.values())
     title = f"{label}: {comparison.reward}, seed {cell.info['seed']}, optimizer step {last}"
     return _drawn(blocks, title, comparison.reward, comparison.units)
@@ -125,7 +125,7 @@ def methods(comparison: Comparison) -> Image.Image | None:
                     rows.append(Row(BASE, found[0].folder, found[0].records))
                 text = f"{label}, seed {cell.info['seed']}"
                 rows.append(Row(text, found[-1].folder, found[-1].records))
-        blocks.append(block(f"{name} {comparison.task}", split, rows))
+        blocks.append(block(f"{name} prompts", split, rows))
     title = f"{comparison.title}, last checkpoints"
     return _drawn(blocks, title, comparison.reward, comparison.units)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from analysis.collect import Comparison
+from analysis.records import ReportError
 from analysis.sheets import Sheet
 
 FILE = Path(__file__).parent.parent / "results" / "published.toml"
@@ -30,6 +32,23 @@ def beside(comparison: Comparison) -> dict[str, str]:
             before = found.get(value["method"])
             found[value["method"]] = f"{before}; {text}" if before else text
     return found
+
+
+def said(quantities: Sequence[str]) -> str:
+    """The published values of these quantities, each with its method, source and certainty.
+
+    Raises ReportError for a quantity of which there is none.
+    """
+    known = {value["quantity"] for value in values()}
+    for quantity in quantities:
+        if quantity not in known:
+            raise ReportError(f"{FILE.name}: no quantity {quantity!r}")
+    return "; ".join(
+        f"{v['method']}{', ' + v['reward'] if 'reward' in v else ''}: {v['value']:,g} {v['unit']}, "
+        f"{v['quantity']} ({', '.join(filter(None, (v.get('where'), v['certainty'])))})"
+        for v in values()
+        if v["quantity"] in quantities
+    )
 
 
 def sheet() -> Sheet:

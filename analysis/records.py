@@ -7,6 +7,7 @@ where no method can run.
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,14 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ReportError(f"{path.name} is not an object")
     return value
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file; what cannot be read is a ReportError."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ReportError(f"{path} cannot be read ({error})") from error
 
 
 def read_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:

@@ -50,11 +50,11 @@ def write_report(*runs: Path, out: Path | None = None) -> str:
     lines = "".join(f"- {note}\n" for note in notes)
     missing = f"\nNot (fully) in the table:\n\n{lines}" if notes else ""
     for name, several in sheets.items():
-        _write(out / f"{name}.csv", numbers(several).to_csv(index=False).encode())
-        _write(out / f"{name}.tex", "\n".join(map(latex, several)).encode())
+        write(out / f"{name}.csv", numbers(several).to_csv(index=False).encode())
+        write(out / f"{name}.tex", "\n".join(map(latex, several)).encode())
         text = "\n".join(map(markdown, several))
-        _write(out / f"{name}.md", (text + missing * (name == "table")).encode())
-    _write(out / "report.html", page(sections, notes).encode())
+        write(out / f"{name}.md", (text + missing * (name == "table")).encode())
+    write(out / "report.html", page(sections, notes).encode())
     main = "\n".join(map(markdown, sheets.get("table", []))) or "No evaluations yet.\n"
     return main + missing
 
@@ -78,14 +78,14 @@ def _runs(comparison: Comparison, styles: Looks, out: Path, suffix: str) -> Sect
     if (comparison.evals["step"] > 0).any():
         for name, draw in curves.FIGURES.items():
             if figure := draw(comparison, styles):
-                _write(out / f"{name}{suffix}.pdf", encoded(figure, "pdf"))
+                write(out / f"{name}{suffix}.pdf", encoded(figure, "pdf"))
                 png = encoded(figure, "png")
-                _write(out / f"{name}{suffix}.png", png)
+                write(out / f"{name}{suffix}.png", png)
                 section.figures[name.replace("_", " ")] = png
     grids = {"methods": gallery.methods(comparison)}
     for label in comparison.labels:
-        grids[f"before_after_{_slug(label)}"] = gallery.before_after(comparison, label)
-        grids[f"along_training_{_slug(label)}"] = gallery.along_training(comparison, label)
+        grids[f"before_after_{slug(label)}"] = gallery.before_after(comparison, label)
+        grids[f"along_training_{slug(label)}"] = gallery.along_training(comparison, label)
     _pictures(section, grids, out, suffix)
     section.questions.extend(preference.questions(comparison))
     return section
@@ -96,9 +96,9 @@ def _evaluation(evaluated: Evaluated, out: Path) -> Section:
     name = evaluated.path.name
     if draw := soups.FIGURES.get(evaluated.info["kind"]):
         figure = draw(evaluated)
-        _write(out / f"{name}.pdf", encoded(figure, "pdf"))
+        write(out / f"{name}.pdf", encoded(figure, "pdf"))
         section.figures[name] = encoded(figure, "png")
-        _write(out / f"{name}.png", section.figures[name])
+        write(out / f"{name}.png", section.figures[name])
     section.sheets["evaluate"] = soups.sheet(evaluated)
     _pictures(section, {f"{name}_pictures": gallery.along_soup(evaluated)}, out, "")
     return section
@@ -111,15 +111,16 @@ def _pictures(
         if grid:
             buffer = BytesIO()
             grid.save(buffer, "PNG", compress_level=3)
-            _write(out / f"{name}{suffix}.png", buffer.getvalue())
+            write(out / f"{name}{suffix}.png", buffer.getvalue())
             section.figures[name.replace("_", " ")] = buffer.getvalue()
 
 
-def _slug(label: str) -> str:
+def slug(label: str) -> str:
+    """A label as part of a file's name."""
     return re.sub(r"[^\w.=-]+", "-", label).strip("-")
 
 
-def _write(path: Path, content: bytes) -> None:
+def write(path: Path, content: bytes) -> None:
     """Replace in one move: a reader, or another run that ends now, never sees half a file."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_bytes(content)

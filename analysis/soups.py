@@ -11,17 +11,21 @@ from matplotlib.figure import Figure
 
 from analysis.collect import Evaluated
 from analysis.records import MEASURES
-from analysis.sheets import Sheet, Value, point
-from analysis.style import BASE, BASE_LINE, COLOURS, GREY, PAGE, finish, theme
+from analysis.sheets import Sheet, Value
+from analysis.statistics import ENOUGH_SEEDS, Estimate, summarise
+from analysis.style import BASE, BASE_LINE, GREY, PAGE, finish, theme
 
-SPLIT_LOOKS: dict[str, dict[str, Any]] = {
-    "train": {"color": COLOURS[0], "ls": "-", "marker": "o", "label": "training prompts"},
-    "unseen": {"color": COLOURS[3], "ls": (0, (6, 1.5)), "marker": "s", "label": "unseen prompts"},
-    "prompts": {"color": COLOURS[0], "ls": "-", "marker": "o", "label": "given prompts"},
+# In greys: colours are the methods'.
+ONE: dict[str, Any] = {"color": "0.1", "ls": "-", "marker": "o"}
+OTHER: dict[str, Any] = {"color": "0.55", "ls": (0, (6, 1.5)), "marker": "s"}
+SPLIT_LOOKS = {
+    "train": {**ONE, "label": "training prompts"},
+    "unseen": {**OTHER, "label": "unseen prompts"},
+    "prompts": {**ONE, "label": "given prompts"},
 }
-PART_LOOKS: dict[str, dict[str, Any]] = {
-    "first": {"color": COLOURS[2], "ls": "-", "marker": "o", "label": "first sampling steps"},
-    "last": {"color": COLOURS[1], "ls": (0, (6, 1.5)), "marker": "s", "label": "last ones"},
+PART_LOOKS = {
+    "first": {**ONE, "label": "first sampling steps"},
+    "last": {**OTHER, "label": "last ones"},
 }
 
 
@@ -30,8 +34,27 @@ def values(row: Any) -> dict[str, float]:
     return {**row["rewards"], **{name: row[name] for name in MEASURES}}
 
 
+def typical(evaluated: Sequence[Evaluated]) -> Evaluated:
+    """One evaluation for the same of several seeds' checkpoints: the values of a typical run."""
+    rows = []
+    for same in zip(*(one.rows for one in evaluated), strict=True):
+        score = {name: over(same, name).value for name in values(same[0])}
+        rewards = {name: score[name] for name in same[0]["rewards"]}
+        rows.append({**same[0], "rewards": rewards} | {name: score[name] for name in MEASURES})
+    info = dict(evaluated[0].info)
+    info["checkpoints"] = [
+        {**c, "seed": None, "path": f"{c['method']} on {c['reward']}"} for c in info["checkpoints"]
+    ]
+    return Evaluated(path=evaluated[0].path, info=info, rows=rows)
+
+
+def over(same: Sequence[Any], name: str) -> Estimate:
+    """A value of one candidate on one split, over seeds."""
+    return summarise([values(row)[name] for row in same])
+
+
 def sweep(evaluated: Evaluated) -> Figure:
-    """Rewards and measures against the coefficient of the last checkpoint, per split."""
+    """Changes from the base model against the coefficient of the last checkpoint, per split."""
     series: dict[str, Any] = {}
     for split, look in SPLIT_LOOKS.items():
         rows = [row for row in evaluated.rows[1:] if row["split"] == split and row["candidate"]]
@@ -39,12 +62,12 @@ def sweep(evaluated: Evaluated) -> Figure:
             series[split] = (look, [row["coefficients"][-1] for row in rows], rows)
     names = [Path(c["path"]).name for c in evaluated.info["checkpoints"]]
     ends = (BASE if len(names) == 1 else names[0], names[-1])
-    note = f"0: {ends[0]}. 1: {ends[1]}. Mixed are the products B A; fixed noise."
+    note = f"0: {ends[0]}. 1: {ends[1]}. Mixed are the products B A."
     return _panels(evaluated, series, f"coefficient of {names[-1]}", note)
 
 
 def early_late(evaluated: Evaluated) -> Figure:
-    """Rewards and measures against the share of the chain in which the adapters are used."""
+    """Changes from the base model against the share of the chain in which adapters are used."""
     split = evaluated.rows[-1]["split"]
     rows = [row for row in evaluated.rows if row["split"] == split and row["candidate"]]
     series = {}
@@ -52,13 +75,11 @@ def early_late(evaluated: Evaluated) -> Figure:
         mine = [r for r in rows if (r["part"][0] == 0 if part == "first" else r["part"][1] == 1)]
         mine.sort(key=lambda row: row["part"][1] - row["part"][0])
         series[part] = (look, [100 * (r["part"][1] - r["part"][0]) for r in mine], mine)
-    note = f"Split: {split}. Adapters off in the other sampling steps; fixed noise."
-    return _panels(evaluated, series, "sampling steps with adapters (%)", note, split)
+    note = f"Split: {split}. Adapters off in the other sampling steps."
+    return _panels(evaluated, series, "sampling steps with adapters (%)", note)
 
 
-def _panels(
-    evaluated: Evaluated, series: dict[str, Any], xlabel: str, note: str, split: str | None = None
-) -> Figure:
+def _panels(evaluated: Evaluated, series: dict[str, Any], xlabel: str, note: str) -> Figure:
     names = list(values(evaluated.rows[0]))
     height = -(-len(names) // 3)
     with theme():
@@ -67,29 +88,23 @@ def _panels(
         for axes in grid.flat[len(names) :]:
             axes.set_axis_off()
         for axes, name in zip(grid.flat, names, strict=False):
-            _panel(axes, name, series, evaluated.rows, split)
+            _panel(axes, name, series, evaluated.rows)
             unit = evaluated.info["units"].get(name)
             axes.set_title(f"{name} ({unit})" if unit else name)
         for axes in grid.flat[max(0, len(names) - 3) : len(names)]:
             axes.tick_params(labelbottom=True)
         grid[-1, 0].set_xlabel(xlabel, loc="left")
         handles = {look["label"]: _handle(grid[0, 0], look) for look, _, _ in series.values()}
+        note += " Values minus the base model's on the same noise; one evaluation, so no interval."
         return finish(figure, {}, note, {BASE: BASE_LINE} | handles)
 
 
-def _panel(
-    axes: Axes,
-    name: str,
-    series: dict[str, Any],
-    rows: Sequence[Any],
-    only: str | None,
-) -> None:
-    for split, (look, x, mine) in series.items():
-        axes.plot(x, [values(row)[name] for row in mine], lw=1.5, ms=4.5, **look)
-        base = next(
-            row for row in rows if row["candidate"] == 0 and row["split"] == (only or split)
-        )
-        axes.axhline(values(base)[name], color=look["color"] if not only else GREY, lw=1, ls="--")
+def _panel(axes: Axes, name: str, series: dict[str, Any], rows: Sequence[Any]) -> None:
+    base = {row["split"]: values(row)[name] for row in rows if row["candidate"] == 0}
+    axes.axhline(0, color=GREY, lw=1, ls="--", zorder=1)
+    for look, x, mine in series.values():
+        changes = [values(row)[name] - base[row["split"]] for row in mine]
+        axes.plot(x, changes, lw=1.5, ms=4.5, **look)
 
 
 def _handle(axes: Axes, look: dict[str, Any]) -> Any:
@@ -100,15 +115,19 @@ def _handle(axes: Axes, look: dict[str, Any]) -> Any:
 FIGURES = {"sweep": sweep, "parts": early_late}
 
 
-def sheet(evaluated: Evaluated) -> Sheet:
-    """Rewards and measures of every candidate on every split."""
+def sheet(*evaluated: Evaluated) -> Sheet:
+    """Rewards and measures of every candidate on every split; of several seeds' checkpoints."""
     rows: list[dict[str, Value]] = [
         {
-            "": str(row["name"]),
-            "split": str(row["split"]),
-            **{name: point(value) for name, value in values(row).items()},
+            "": str(same[0]["name"]),
+            "split": str(same[0]["split"]),
+            **{name: over(same, name) for name in values(same[0])},
         }
-        for row in evaluated.rows
+        for same in zip(*(one.rows for one in evaluated), strict=True)
     ]
     note = "Fixed noise, the same for all rows. Drift is the distance from the base model."
-    return Sheet(title=evaluated.title, note=note, columns=list(rows[0]), rows=rows)
+    if len(evaluated) > 1:
+        intervals = ", 95 % bootstrap intervals" * (len(evaluated) >= ENOUGH_SEEDS)
+        note += f" Of the checkpoints of {len(evaluated)} seeds{intervals}."
+    title = typical(evaluated).title if len(evaluated) > 1 else evaluated[0].title
+    return Sheet(title=title, note=note, columns=list(rows[0]), rows=rows)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import published, targets
-from analysis.collect import Comparison, flat
+from analysis.collect import Comparison, settings
 from analysis.records import BUDGETS, MEASURES, SPLITS
 from analysis.sheets import Sheet, Value, point
 from analysis.statistics import (
@@ -197,7 +197,7 @@ def _differences(mine: pd.DataFrame, theirs: pd.DataFrame, reward: str) -> list[
 
 def ablation(comparison: Comparison) -> Sheet | None:
     """Variants of one method (the same configuration fields) by the values that set them apart."""
-    configs = {cell.label: flat(cell.info["config"]) for cell in comparison.cells}
+    configs = {cell.label: settings(cell.info) for cell in comparison.cells}
     last, families = last_rows(comparison.evals), dict[frozenset[str], list[str]]()
     for label in sorted(configs):
         families.setdefault(frozenset(configs[label]), []).append(label)

@@ -10,12 +10,14 @@ from typing import Any
 
 import pandas as pd
 
+from benchmarks import tracking
 from benchmarks.api import UserError
 from benchmarks.backbone.lora_sd import default_precision
 from benchmarks.config import (
     Budget,
     Memory,
     Precision,
+    Task,
     load_preset,
     load_task,
     method_defaults,
@@ -34,24 +36,27 @@ def specs(
     *,
     backbone: str = "emoji",
     reward: str = "jpeg",
-    task: str | None = None,
+    task: str | Task | None = None,
     budget: str | None = None,
     seeds: Sequence[int] = (0,),
     precision: Precision | None = None,
     memory: Memory = "auto",
     sources: Mapping[str, Mapping[str, str]] | None = None,
     held_out: Sequence[str] | None = None,
+    rank: int = 4,
 ) -> list[Spec]:
     """One cell per method (name and Config) and seed.
 
-    ``task`` and ``budget`` are the preset's if there is none, ``precision`` the device's. ``sources`` says per
-    method where each value comes from, for the record. ``held_out`` are the rewards that are only
-    reported, by default the task's.
+    ``task`` and ``budget`` are the preset's if there is none, ``precision`` the device's.
+    ``sources`` says per method where each value comes from, for the record. ``held_out`` are the
+    rewards that are only reported, by default the task's. ``rank`` is that of the LoRA matrices;
+    0: full fine-tuning.
 
     Raises UserError for what cannot work, before anything is computed.
     """
     preset = load_preset(backbone)
-    amount, prompts = Budget.parse(budget or preset["budget"]), load_task(task or preset["task"])
+    amount, wanted = Budget.parse(budget or preset["budget"]), task or preset["task"]
+    prompts = wanted if isinstance(wanted, Task) else load_task(wanted)
     if held_out is not None:
         prompts = dataclasses.replace(prompts, held_out=tuple(held_out))
     cells = [
@@ -64,6 +69,7 @@ def specs(
             seed=seed,
             budget=amount,
             evaluation=preset["evaluation"],
+            rank=rank,
             precision=precision or default_precision(),
             memory=memory,
             sources=(sources or {}).get(name, {}),
@@ -76,17 +82,22 @@ def specs(
     return cells
 
 
-def run_cells(cells: Sequence[Spec], out: Path) -> tuple[list[Path], dict[str, str]]:
+def run_cells(
+    cells: Sequence[Spec], out: Path, track: tracking.Name | None = None
+) -> tuple[list[Path], dict[str, str]]:
     """Run what is not finished yet: the finished cells' directories, and why others failed.
 
     What failed before comes last. If one of several processes fails alone, the others wait for it
     in vain, so the run ends; the same command goes on with the other cells. Raises UserError if
     all cells refuse for the same reason.
     """
-    harness = Harness(out)
+    harness = Harness(out, track=track)
     done, failed = list[Path](), dict[str, Exception]()
+    rewards = {spec.reward for spec in cells}
     for spec in sorted(cells, key=lambda spec: Cell(out, spec.description()).failed):
         name = f"{spec.method}, seed {spec.seed}"
+        if len(rewards) > 1:  # of a suite
+            name = Cell(out, spec.description()).path.name
         with bar(name) as progress:
             try:
                 done.append(harness.run(spec, progress))

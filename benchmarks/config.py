@@ -83,8 +83,8 @@ class Backbone:
     """A Stable Diffusion, and the settings that suit it.
 
     ``model`` is a diffusers folder, a hub id, or a function that returns a
-    ``StableDiffusionPipeline``. ``preset`` has ``budget``, ``task``, ``evaluation`` and a table per method;
-    ``name`` is whose preset it is.
+    ``StableDiffusionPipeline``. ``preset`` has ``budget``, ``task``, ``evaluation`` and a table per
+    method; ``name`` is whose preset it is.
     """
 
     name: str
@@ -168,7 +168,7 @@ def _read_backbone(path: Path) -> Backbone:
         raise UserError(f"{path}: model must be a diffusers folder or a hub id")
     model, like = preset.pop("model"), preset.pop("like", None)
     if like is not None:
-        preset = _merged(load_backbone(like).preset, preset)
+        preset = merged(load_backbone(like).preset, preset)
     missing = [key for key in ("budget", "task", "evaluation") if key not in preset]
     if missing:
         raise UserError(f'{path}: missing {", ".join(missing)}; or write like = "sd15"')
@@ -176,11 +176,12 @@ def _read_backbone(path: Path) -> Backbone:
     return Backbone(name=path.stem, model=str(folder) if folder.is_dir() else model, preset=preset)
 
 
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """``above`` over ``below``, table by table."""
     both = dict(below)
     for key, value in above.items():
         table = isinstance(value, dict) and isinstance(both.get(key), dict)
-        both[key] = _merged(both[key], value) if table else value
+        both[key] = merged(both[key], value) if table else value
     return both
 
 

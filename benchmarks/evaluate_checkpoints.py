@@ -29,6 +29,7 @@ from torch import Tensor
 from benchmarks import registry, soup
 from benchmarks.api import UserError
 from benchmarks.backbone.lora_sd import LoraSD, default_precision
+from benchmarks.command_line import cli
 from benchmarks.config import Task, load_preset, load_task
 from benchmarks.distributed import start
 from benchmarks.evaluate import calibrate, evaluate, pictures
@@ -37,6 +38,7 @@ from benchmarks.ledger import Ledger
 from benchmarks.store import save_pictures, write_json
 
 
+@tyro.conf.configure(tyro.conf.DisallowNone)
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """What to evaluate, and on what."""
@@ -78,8 +80,11 @@ class Candidate:
 
 
 def parse(arguments: list[str]) -> Options:
-    """The command line."""
-    return tyro.cli(Options, args=arguments, prog="run_benchmark.py evaluate", description=__doc__)
+    """The command line. Raises UserError."""
+    options: Options = cli(
+        Options, args=arguments, prog="run_benchmark.py evaluate", description=__doc__
+    )
+    return options
 
 
 def candidates(options: Options) -> list[Candidate]:
@@ -226,22 +231,33 @@ def main(arguments: list[str]) -> int:
     options = parse(arguments)
     for plugin in options.plugin:
         registry.load_plugin(plugin)
+    folder = run(options)
+    lines = (folder / "evals.jsonl").read_text("utf-8").splitlines()
+    print(_table([json.loads(line) for line in lines]))
+    print(f"\nRecords and pictures: {folder}{os.sep}")
+    return 0
+
+
+def run(options: Options, folder: Path | None = None) -> Path:
+    """Evaluate unless it is there already; ``folder``, or the one named by what is evaluated.
+
+    Raises UserError for what cannot be evaluated.
+    """
     chosen = candidates(options)
     description = describe(options, chosen)
-    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:8]
-    folder = options.out / f"evaluate-{description['kind']}-{digest}"
-    sentinel, lines = folder / "evaluation.json", folder / "evals.jsonl"
-    if not sentinel.is_file():
+    if folder is None:
+        digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:8]
+        folder = options.out / f"evaluate-{description['kind']}-{digest}"
+    if not (folder / "evaluation.json").is_file():
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"--out {options.out}: cannot be written ({error.strerror})") from error
         rows = list(records(description, options.checkpoints, chosen, folder))
-        lines.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-        write_json(sentinel, description)
-    print(_table([json.loads(line) for line in lines.read_text("utf-8").splitlines()]))
-    print(f"\nRecords and pictures: {folder}{os.sep}")
-    return 0
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / "evals.jsonl").write_text(text, "utf-8")
+        write_json(folder / "evaluation.json", description)
+    return folder
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

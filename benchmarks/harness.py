@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from benchmarks import registry
+from benchmarks import registry, tracking
 from benchmarks.api import Context, Method, Reward, StepResult, UserError
 from benchmarks.backbone.lora_sd import LoraSD
 from benchmarks.backbone.memory import Plan
@@ -134,14 +134,16 @@ class Snapshot:
 class Harness:
     """Runs cells; base-model evaluations are shared between cells that agree on them."""
 
-    def __init__(self, out: Path, device: torch.device | None = None) -> None:
-        self.out, self.device = out, device or start()
+    def __init__(
+        self, out: Path, device: torch.device | None = None, track: tracking.Name | None = None
+    ) -> None:
+        self.out, self.device, self.track = out, device or start(), track
         self._base: dict[str, Any] = {}
 
     def run(self, spec: Spec, progress: Progress = lambda share, text: None) -> Path:
         """Run one cell unless it is done; returns its directory."""
         around = {"sources": dict(spec.sources), **facts(self.device)}
-        cell = Cell(self.out, spec.description(), around)
+        cell = Cell(self.out, spec.description(), around, self.track)
         with cell.claimed():
             if cell.done:
                 return cell.path

@@ -27,17 +27,19 @@ def meanings(cls: Any) -> dict[str, str]:
     return found
 
 
-def explained(config: Any, sources: Mapping[str, str], prefix: str = "") -> Any:
+def explained(config: Any, sources: Mapping[str, str], prefix: str = "", note: str = "") -> Any:
     """A Config that looks the same, but whose fields' help says which layer set their values.
 
-    ``sources`` names the layer of each dotted field name.
+    ``sources`` names the layer of each dotted field name. What is said of a table, ``note``, is
+    said of each of its fields: where the defaults of a method's optimizer come from, say.
     """
     cls, fields = type(config), []
-    kinds, texts = typing.get_type_hints(cls), meanings(cls)
+    kinds = typing.get_type_hints(cls)
+    texts = {name: f"{text} {note}".strip() for name, text in meanings(cls).items()}
     for name in texts:
         value = getattr(config, name)
         if dataclasses.is_dataclass(value):
-            value = explained(value, sources, f"{prefix}{name}.")
+            value = explained(value, sources, f"{prefix}{name}.", texts[name])
             fields.append((name, type(value), dataclasses.field(default=value)))
             continue
         source = sources[prefix + name]

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import tyro
 from torch import Tensor
 
 from benchmarks import registry
@@ -34,6 +35,7 @@ from benchmarks.backbone.lora_sd import LoraSD
 from benchmarks.backbone.memory import PLANS, Plan, available
 from benchmarks.backbone.shapes import SHAPES
 from benchmarks.backbone.weightless import Model
+from benchmarks.command_line import cli
 from benchmarks.config import Budget, Precision, load_preset, method_defaults
 from benchmarks.distributed import alone
 from benchmarks.ledger import KINDS
@@ -153,8 +155,13 @@ def _needed(
 def _trial(
     name: str, config: Any, backbone: str, precision: Precision, rank: int
 ) -> tuple[Model, list[dict[str, float]]]:
-    model = Model(backbone, precision, rank)
+    model = _model(backbone, precision, rank)
     return model, counted(name, config, model, "store")
+
+
+@functools.cache  # what its passes need is measured once, for all methods
+def _model(backbone: str, precision: Precision, rank: int) -> Model:
+    return Model(backbone, precision, rank)
 
 
 def choose(
@@ -233,6 +240,23 @@ def ladder(model: Model, samples: int = 2, steps: int = 50) -> dict[str, float]:
     }
 
 
+def rungs(backbone: str) -> dict[str, float]:
+    """The paper's ladder from full backpropagation to one GPU: bytes to train on one picture.
+
+    ``ladder``'s activations, the frozen weights in 16 bits, and of each trained weight 16 bytes:
+    itself, its gradient and two moments, in 32 bits.
+    """
+    found = {}
+    for name, rank in (("all weights", 0), ("LoRA", 4)):
+        model = Model(backbone, "fp16", rank)
+        rest, steps = model.frozen_bytes + 16 * model.trainable, ladder(model)
+        found[f"{name}, every sampling step stored"] = rest + steps["stored_all"]
+        found[f"{name}, sampling steps recomputed"] = rest + steps["recomputed_per_sampling_step"]
+        found[f"{name}, blocks recomputed too"] = rest + steps["recomputed_inside"]
+    return found
+
+
+@tyro.conf.configure(tyro.conf.DisallowNone)
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """What to plan."""
@@ -249,9 +273,7 @@ class Options:
 
 def main(arguments: list[str]) -> int:
     """``plan``: print what each method will cost."""
-    import tyro
-
-    options = tyro.cli(Options, args=arguments, description=__doc__, prog="run_benchmark.py plan")
+    options = cli(Options, args=arguments, description=__doc__, prog="run_benchmark.py plan")
     known = options.backbone in SHAPES
     preset = load_preset("sd15" if known else options.backbone)
     budget = Budget.parse(options.budget or preset["budget"])

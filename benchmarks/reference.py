@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import run_benchmark
-from benchmarks import api, config, registry, streams
+from benchmarks import api, config, evaluate_checkpoints, planner, registry, streams
 from benchmarks.backbone import ddim, lora_sd
 from benchmarks.help import meanings
 
@@ -37,7 +37,11 @@ def text() -> str:
         "# Reference",
         "Written by `python -m benchmarks.reference` from docstrings and configurations.",
         "## Options",
-        _options(),
+        _options(run_benchmark.Options),
+        "### evaluate",
+        _options(evaluate_checkpoints.Options),
+        "### plan",
+        _options(planner.Options),
         "## Methods",
         "The default is the method's own, for Stable Diffusion v1.5; the last column is what the "
         "embedded model's preset sets. An option is written `--METHOD.OPTION`, in a TOML file "
@@ -62,13 +66,15 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
     )
 
 
-def _options() -> str:
-    said = meanings(run_benchmark.Options)
+def _options(cls: Any) -> str:
+    said = meanings(cls)
     rows = []
-    for entry in dataclasses.fields(run_benchmark.Options):
+    for entry in dataclasses.fields(cls):
         default = entry.default
         shown = " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
-        rows.append([f"`--{entry.name}`", said[entry.name], f"`{shown}`" if shown else ""])
+        name = entry.name.upper() if entry.name == "checkpoints" else f"--{entry.name}"
+        shown = f"`{shown}`" if shown and default is not None else ""
+        rows.append([f"`{name.replace('_', '-')}`", said[entry.name], shown])
     return _table(["option", "meaning", "default"], rows)
 
 
@@ -95,14 +101,15 @@ def _methods() -> Iterator[str]:
         yield f"### {name}\n\n{about} `{cls.__module__}`\n\n{_table(head, rows)}"
 
 
-def _fields(settings: Any, prefix: str = "") -> Iterator[tuple[str, str, str, Any]]:
+def _fields(settings: Any, prefix: str = "", note: str = "") -> Iterator[tuple[str, str, str, Any]]:
     kinds, said = typing.get_type_hints(type(settings)), meanings(type(settings))
     for entry in dataclasses.fields(settings):
         value = getattr(settings, entry.name)
         if dataclasses.is_dataclass(value):
-            yield from _fields(value, f"{prefix}{entry.name}.")
+            yield from _fields(value, f"{prefix}{entry.name}.", said[entry.name])
         else:
-            yield prefix + entry.name, _kind(kinds[entry.name]), said[entry.name], value
+            text = f"{said[entry.name]} {note}".strip()
+            yield prefix + entry.name, _kind(kinds[entry.name]), text, value
 
 
 def _kind(kind: Any) -> str:

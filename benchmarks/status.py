@@ -43,7 +43,8 @@ def collect(roots: list[Path]) -> dict[str, tuple[str, str]]:
             raise UserError(f"status: {root} is no directory")
         for name in planned(root):
             cells.setdefault(name, ("missing", ""))
-        for path in sorted(lock.parent for lock in root.glob("*/lock")):
+        started = {file.parent for name in ("lock", "cell.json") for file in root.glob(f"*/{name}")}
+        for path in sorted(started):
             found, known = look(path), cells.get(path.name, ("missing", ""))
             cells[path.name] = min(found, known, key=lambda cell: STATES.index(cell[0]))
     return cells
@@ -73,6 +74,8 @@ def look(path: Path) -> tuple[str, str]:
 
 def locked(path: Path) -> bool:
     """Whether a process on this machine, or on the same file system, runs the cell."""
+    if not path.exists():  # records alone, from a repository
+        return False
     with path.open() as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -19,7 +19,7 @@ from typing import IO, Any, TypeVar
 from PIL import Image
 from torch import Tensor
 
-from benchmarks import checkpoint
+from benchmarks import checkpoint, tracking
 from benchmarks.api import UserError
 from benchmarks.distributed import from_first, rank
 
@@ -41,13 +41,18 @@ def by_first(write: Write) -> Write:
 class Cell:
     """The directory of one method x task x seed x config, named by a hash of its description.
 
-    ``facts`` are written beside it and are no part of the hash.
+    ``facts`` are written beside it and are no part of the hash. ``track`` names a tracker that
+    gets all records and pictures too.
     """
 
     def __init__(
-        self, out: Path, description: Mapping[str, Any], facts: Mapping[str, Any] | None = None
+        self,
+        out: Path,
+        description: Mapping[str, Any],
+        facts: Mapping[str, Any] | None = None,
+        track: tracking.Name | None = None,
     ) -> None:
-        self.description, self.facts = description, facts or {}
+        self.description, self.facts, self.track = description, facts or {}, track
         text = json.dumps(description, sort_keys=True, default=str)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         # A reward may be named by an expression or a file.
@@ -55,6 +60,7 @@ class Cell:
         self.path = out / f"{'-'.join(names)}-seed{description['seed']}-{digest}"
         self.step: int | None = None  # the optimizer step in progress
         self._lock: IO[str] | None = None
+        self._tracker: tracking.Tracker | None = None
 
     @property
     def done(self) -> bool:
@@ -73,6 +79,8 @@ class Cell:
         try:
             yield
         finally:
+            if self._tracker is not None:
+                self._tracker.close()
             if self._lock is not None:
                 self._lock.close()
 
@@ -92,7 +100,10 @@ class Cell:
 
         Without one, everything an unfinished run left is cleared and the description written.
         """
-        return from_first(self._begin)
+        state = from_first(self._begin)
+        if self.track and rank() == 0:
+            self._tracker = tracking.Tracker(self.track, self.path, self.description)
+        return state
 
     def _begin(self) -> dict[str, Any] | None:
         for stale in self.path.glob("*.tmp"):
@@ -103,9 +114,12 @@ class Cell:
             except checkpoint.Unreadable:
                 path.unlink()
                 continue
-            for name in RECORDS:
+            if any(size > self._size(name) for name, size in state["records"].items()):
+                path.unlink()  # records that it had counted on are lost
+                continue
+            for name, size in state["records"].items():
                 with (self.path / f"{name}.jsonl").open("a") as file:
-                    file.truncate(state["records"][name])
+                    file.truncate(size)
             (self.path / "failed.json").unlink(missing_ok=True)
             return state
         for child in self.path.iterdir():
@@ -119,13 +133,16 @@ class Cell:
     @by_first
     def checkpoint(self, step: int, state: dict[str, Any]) -> None:
         """Save ``state`` so that ``begin`` can go on from here; the last two are kept."""
-        files = {name: self.path / f"{name}.jsonl" for name in RECORDS}
-        sizes = {name: f.stat().st_size if f.exists() else 0 for name, f in files.items()}
+        sizes = {name: self._size(name) for name in RECORDS}
         checkpoint.save(
             self.path / f"checkpoint-{step:08d}.safetensors", state | {"records": sizes}
         )
         for old in self._checkpoints()[:-2]:
             old.unlink()
+
+    def _size(self, name: str) -> int:
+        file = self.path / f"{name}.jsonl"
+        return file.stat().st_size if file.exists() else 0
 
     def _checkpoints(self) -> list[Path]:
         return sorted(self.path.glob("checkpoint-*.safetensors"))
@@ -135,11 +152,15 @@ class Cell:
         """Add a line to ``name``.jsonl."""
         with (self.path / f"{name}.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+        if self._tracker is not None:
+            self._tracker.record(name, record)
 
     @by_first
     def save_images(self, split: str, step: int, images: Tensor) -> None:
         """Write (B, 3, H, W) in [0, 1] as numbered PNG files."""
         save_pictures(self.path / "images" / split / f"{step:06d}", images)
+        if self._tracker is not None:
+            self._tracker.pictures(split, step, images)
 
     def finish(self) -> None:
         """Mark the cell as done, for all processes; its checkpoints are no longer needed."""

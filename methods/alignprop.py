@@ -56,7 +56,9 @@ class Config:
         metadata={"help": "approach this reward instead of maximising [10, aesthetic]"},
     )
     loss_scale: float = field(default=0.01, metadata={"help": f"factor of the loss [{CODE}]"})
-    optimizer: AdamW = AdamW(lr=1e-3, weight_decay=0.1, clip=5.0)
+    optimizer: AdamW = field(
+        default=AdamW(lr=1e-3, weight_decay=0.1, clip=5.0), metadata={"help": f"[{CODE}]"}
+    )
 
 
 @register_method("alignprop")

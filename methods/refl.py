@@ -32,7 +32,7 @@ class Config:
 
     batch_size: int = field(default=64, metadata={"help": "samples per update [ImageReward paper]"})
     micro_batch: int = field(default=2, metadata={"help": "samples at once; changes memory only"})
-    sampling_steps: int = field(default=40, metadata={"help": f"[{CODE}]"})
+    sampling_steps: int = field(default=40, metadata={"help": f"DDIM steps [{CODE}]"})
     guidance: float = field(default=1.0, metadata={"help": f"1 is none [{CODE}]"})
     earliest: int = field(default=30, metadata={"help": f"first step that may be the one [{CODE}]"})
     latest: int = field(default=39, metadata={"help": f"last step that may be the one [{CODE}]"})
@@ -40,8 +40,12 @@ class Config:
         default=2.0, metadata={"help": f"of the hinge; none: maximise without bound [{CODE}]"}
     )
     reward_weight: float = field(default=1e-3, metadata={"help": f"lambda [{CODE}]"})
-    pretrain_weight: float = field(default=0.0, metadata={"help": f"[{CODE}; the paper has 1]"})
-    optimizer: AdamW = AdamW(lr=1e-5, weight_decay=1e-2, clip=1.0)
+    pretrain_weight: float = field(
+        default=0.0, metadata={"help": f"of the denoising loss [{CODE}; the paper has 1]"}
+    )
+    optimizer: AdamW = field(
+        default=AdamW(lr=1e-5, weight_decay=1e-2, clip=1.0), metadata={"help": f"[{CODE}]"}
+    )
 
 
 @register_method("refl")

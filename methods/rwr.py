@@ -47,7 +47,9 @@ class Config:
     sparse: float | None = field(
         default=None, metadata={"help": f"share kept per prompt, e.g. 0.1: RWR-sparse [{CODE}]"}
     )
-    optimizer: AdamW = AdamW(lr=3e-4, weight_decay=1e-4, clip=1.0)
+    optimizer: AdamW = field(
+        default=AdamW(lr=3e-4, weight_decay=1e-4, clip=1.0), metadata={"help": "[ddpo-pytorch]"}
+    )
 
 
 def weights(

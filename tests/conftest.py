@@ -34,17 +34,22 @@ def compared(record_property: Callable[[str, object], None]) -> Callable[..., No
     return compare
 
 
+#: What tests say with ``record_property`` -> the summary's heading.
+SAID = {"compared": "relative differences to references", "tried": "faults tried, nothing lost"}
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """How close our results came to the references they were compared with."""
-    lines = [
-        f"{report.nodeid.removeprefix('tests/')}: {text}"
-        for report in terminalreporter.getreports("passed")
-        for name, text in report.user_properties
-        if name == "compared"
-    ]
-    if lines:
-        terminalreporter.section("relative differences to references")
-        terminalreporter.write_line("\n".join(sorted(lines)))
+    """How close our results came to references, and which faults were tried."""
+    for said, heading in SAID.items():
+        lines = [
+            f"{report.nodeid.removeprefix('tests/')}: {text}"
+            for report in terminalreporter.getreports("passed")
+            for name, text in report.user_properties
+            if name == said
+        ]
+        if lines:
+            terminalreporter.section(heading)
+            terminalreporter.write_line("\n".join(sorted(lines)))
 
 
 def tiny_pipeline(seed: int = 0) -> StableDiffusionPipeline:

@@ -1,10 +1,12 @@
 """Every page of the documentation is followed from top to bottom, on a tiny model.
 
 A block whose first line names a file is written to it, a ``diff`` block is applied, Python is run,
-and so is every command. By default comparisons are run on the tutorial and parsed elsewhere; the
-slow mark runs them all. Commands for pytest are what the continuous integration runs.
+and so is every command. By default comparisons, plans and evaluations are run on the tutorial and
+parsed elsewhere; the slow mark runs them all. Commands for pytest are what the continuous
+integration runs.
 """
 
+import glob
 import importlib.util
 import os
 import re
@@ -14,11 +16,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import tyro
 
 import benchmarks
 import run_benchmark
-from benchmarks import contract, evaluate_checkpoints, listing, planner, reference
+from benchmarks import contract, evaluate_checkpoints, listing, planner, reference, suite
+from benchmarks.command_line import cli
 
 ROOT = Path(run_benchmark.__file__).parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("*/README.md")]
@@ -35,6 +37,11 @@ def blocks(page: str) -> list[tuple[str, str]]:
 def commands(text: str) -> list[list[str]]:
     lines = [line.split("  #")[0] for line in text.splitlines() if "python" in line]
     return [shlex.split(os.path.expandvars(line.split("&&")[-1])) for line in lines]
+
+
+def expanded(words: list[str]) -> list[str]:
+    """What a shell makes of ``*``."""
+    return [place for word in words for place in (sorted(glob.glob(word)) or [word])]
 
 
 def tiny(arguments: list[str], folder: Path) -> list[str]:
@@ -59,7 +66,7 @@ def command(words: list[str], folder: Path, compare: bool, monkeypatch: pytest.M
     assert words[0].endswith("python"), words
     if "accelerate.commands.launch" in words:  # one process does what several do
         words = [words[0], *words[words.index("run_benchmark.py") :]]
-    program, arguments = words[1], words[2:]
+    program, arguments = words[1], expanded(words[2:])
     if program == "-m":
         assert arguments[0] in ("pytest", "venv", "pip") or importlib.util.find_spec(arguments[0])
         if arguments[0] == "pytest":
@@ -72,9 +79,14 @@ def command(words: list[str], folder: Path, compare: bool, monkeypatch: pytest.M
         return
     assert program == "run_benchmark.py"
     if arguments[0] == "plan":
-        tyro.cli(planner.Options, args=arguments[1:])
-    elif arguments[0] == "evaluate":
+        assert cli(planner.Options, args=arguments[1:]).backbone == "sd15"
+        if compare:
+            small = [str(folder) if word == "sd15" else word for word in arguments]
+            assert run_benchmark.main(small) == 0
+    elif arguments[0] == "evaluate" and not compare:
         assert evaluate_checkpoints.parse(arguments[1:]).checkpoints
+    elif "--suite" in arguments:
+        assert suite.load(suite.parse(arguments))
     elif "--help" in arguments:
         with pytest.raises(SystemExit) as stop:
             run_benchmark.main(arguments)

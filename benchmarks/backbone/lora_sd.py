@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
-from diffusers.utils import convert_state_dict_to_diffusers
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME, convert_state_dict_to_diffusers
 from diffusers.utils import logging as diffusers_logging
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
@@ -35,7 +36,9 @@ def default_precision() -> Precision:
 class LoraSD:
     """Stable Diffusion with a frozen base and trainable LoRA matrices in its U-Net.
 
-    Images are (B, 3, H, W) in [0, 1]; latents are (B, C, h, w), already scaled for the U-Net.
+    Images are (B, 3, H, W) in [0, 1]; latents are (B, C, h, w), already scaled for the U-Net. With
+    rank 0 there are no such matrices: all weights of the U-Net are trained (full fine-tuning), and
+    they are what is called LoRA below.
     """
 
     def __init__(
@@ -49,7 +52,7 @@ class LoraSD:
         memory: Plan = "store",
     ) -> None:
         self.device = torch.device(device)
-        self.ledger = ledger
+        self.ledger, self.rank = ledger, rank
         self.tokenizer, self.text_encoder = pipeline.tokenizer, pipeline.text_encoder
         self.unet, self.vae = pipeline.unet, pipeline.vae
         self.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
@@ -57,13 +60,10 @@ class LoraSD:
             module.requires_grad_(False).eval().to(self.device)
         for module in (self.unet, self.vae):  # 8 % faster on a CPU, and what tensor cores want
             module.to(memory_format=torch.channels_last)
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            self.unet.add_adapter(
-                LoraConfig(
-                    r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=TARGETS
-                )
-            )
+        if rank:
+            self._add_matrices(seed)
+        else:
+            self.unet.requires_grad_(True)
         self._range = GradientRange() if self.vae.dtype == torch.float16 else None
         for parameter in self.parameters():
             parameter.data = parameter.data.float()
@@ -74,7 +74,19 @@ class LoraSD:
         ledger.watch("unet", self.unet)
         ledger.watch("decode", self.vae.decoder)
         self._texts: dict[str, Tensor] = {}
-        self.use(memory)
+        self.memory = memory
+        self._price()
+
+    def _add_matrices(self, seed: int) -> None:
+        config = LoraConfig(
+            r=self.rank,
+            lora_alpha=self.rank,
+            init_lora_weights="gaussian",
+            target_modules=TARGETS,
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.unet.add_adapter(config)
 
     @classmethod
     def load(
@@ -82,7 +94,8 @@ class LoraSD:
     ) -> LoraSD:
         """A registered name, its TOML file, a diffusers folder, or a hub id.
 
-        Raises UserError if there is no such model.
+        A hub id may end in ``@`` and a revision: ``owner/name@commit``. Only
+        safetensors are read. Raises UserError if there is no such model.
         """
         for library in (diffusers_logging, transformers_logging):
             library.disable_progress_bar()
@@ -90,9 +103,11 @@ class LoraSD:
         model = load_backbone(name).model
         if callable(model):
             return cls(model().to(DTYPES[precision]), ledger, **options)
+        place, _, revision = (model, "", "") if Path(model).is_dir() else model.partition("@")
         try:
             pipeline = StableDiffusionPipeline.from_pretrained(
-                model,
+                place,
+                revision=revision or None,
                 dtype=DTYPES[precision],
                 safety_checker=None,
                 requires_safety_checker=False,
@@ -107,12 +122,13 @@ class LoraSD:
 
     def use(self, memory: Plan) -> None:
         """Work under this activation plan from now on."""
-        self.memory = memory
-        self._price()
+        if memory != self.memory:
+            self.memory = memory
+            self._price()
 
     def parameters(self) -> list[torch.nn.Parameter]:
-        """The trainable LoRA matrices, float32."""
-        return [p for n, p in self.unet.named_parameters() if "lora_" in n]
+        """The trainable LoRA matrices (rank 0: all of the U-Net's weights), float32."""
+        return [p for n, p in self.unet.named_parameters() if "lora_" in n or not self.rank]
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Text conditioning (B, length, width); each distinct prompt is encoded once."""
@@ -269,17 +285,30 @@ class LoraSD:
         return (decoded / 2 + 0.5).clamp(0, 1)
 
     def lora_state(self) -> dict[str, Tensor]:
-        """A copy of the LoRA matrices under peft's names."""
-        return {k: v.detach().clone() for k, v in get_peft_model_state_dict(self.unet).items()}
+        """A copy of the LoRA matrices under peft's names (rank 0: of the U-Net's weights)."""
+        state = get_peft_model_state_dict(self.unet) if self.rank else self.unet.state_dict()
+        return {k: v.detach().clone() for k, v in state.items()}
 
     def load_lora_state(self, state: dict[str, Tensor]) -> None:
         """Restore what ``lora_state`` gave."""
-        set_peft_model_state_dict(self.unet, state)
+        if self.rank:
+            set_peft_model_state_dict(self.unet, state)
+        else:
+            self.unet.load_state_dict(state)
 
     def save_lora(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
-        """Write ``pytorch_lora_weights.safetensors``, which diffusers' pipelines load."""
-        layers = convert_state_dict_to_diffusers(state or self.lora_state())
-        StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=layers)
+        """Write ``pytorch_lora_weights.safetensors``, which diffusers' pipelines load.
+
+        With rank 0 a folder ``unet``, which ``UNet2DConditionModel.from_pretrained`` loads.
+        """
+        state = state or self.lora_state()
+        if self.rank:
+            layers = convert_state_dict_to_diffusers(state)
+            StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=layers)
+            return
+        self.unet.save_config(folder / "unet")
+        weights = {k: v.cpu().contiguous() for k, v in state.items()}
+        save_file(weights, folder / "unet" / SAFETENSORS_WEIGHTS_NAME)
 
     def _price(self) -> None:
         """Measure what one sample's passes cost."""

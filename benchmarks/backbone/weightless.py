@@ -152,6 +152,8 @@ class Model:
         return cost
 
     def _measure(self, call: Callable[[], Tensor], needs: Needs, fused: bool) -> Bytes:
+        for parameter in self.backbone.parameters():  # its gradient is the trainer's, not a call's
+            parameter.grad = torch.zeros_like(parameter)
         live = Live()
         # In the module: a mode would not reach what the backward pass recomputes.
         kernel = patch.object(F, "scaled_dot_product_attention", _fused)

@@ -93,6 +93,7 @@ def test_missing_failed_and_unfinished_cells_are_listed(tmp_path: Path) -> None:
     for seed in (0, 1):
         write_cell(tmp_path, "ddpo", seed)
     write_cell(tmp_path, "refl", 1)
+    (write_cell(tmp_path, "ddpo-sf", 0, evals=1) / "steps.jsonl").write_text("")
     failed = write_cell(tmp_path, "rwr", 0, finished=False)
     (failed / "failed.json").write_text(json.dumps({"error": "Traceback\nRuntimeError: boom"}))
     (write_cell(tmp_path, "alignprop", 0, finished=False) / "evals.jsonl").unlink()
@@ -100,8 +101,22 @@ def test_missing_failed_and_unfinished_cells_are_listed(tmp_path: Path) -> None:
     text = "\n".join(found.notes)
     assert "failed: rwr-animals-s0-0: RuntimeError: boom" in text
     assert "unfinished: alignprop-animals-s0-0: optimizer step 5" in text
+    assert "no step: ddpo-sf-animals-s0-0: the budget is too small" in text
     assert "missing: refl, seed 0" in text and "missing: ddpo" not in text
     assert "rwr" not in set(found.comparisons[0].evals["label"])
+
+
+def test_cells_that_were_asked_for_and_never_begun_are_listed(tmp_path: Path) -> None:
+    """Two machines, each with the plan of all cells and half of them, and a cell of neither."""
+    names = []
+    for machine, method in (("one", "ddpo"), ("two", "refl")):
+        names.append(write_cell(tmp_path / machine, method, 0).name)
+    for machine in ("one", "two"):
+        (tmp_path / machine / "plan.json").write_text(json.dumps([*names, "rwr-0"]))
+    found = collect(tmp_path / "one", tmp_path / "two")
+    assert found.notes == ["missing: rwr-0: asked for and never begun"]
+    (tmp_path / "one" / "plan.json").write_text('["rwr')
+    assert collect(tmp_path / "one").notes[0].startswith("foreign: plan.json cannot be read")
 
 
 def test_file_order_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

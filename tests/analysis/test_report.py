@@ -14,6 +14,8 @@ import pytest
 from PIL import Image
 from synthetic_runs import GAIN, write_cell, write_evaluation
 
+from analysis import soups
+from analysis.collect import collect
 from analysis.preference import results
 from analysis.report import write_report
 from analysis.statistics import win_rate
@@ -54,6 +56,15 @@ def test_everything_is_there(report: Path) -> None:
         assert len(Image.open(report / f"{name}.png").convert("RGB").getcolors(2**20) or ()) > 20
     csv = pd.read_csv(report / "table.csv")
     assert csv["method"].tolist() == ["base model", "alignprop", "ddpo"]
+
+
+def test_a_sweep_is_drawn_as_changes_from_the_base_model(report: Path, runs: Path) -> None:
+    [evaluated] = [e for e in collect(runs).evaluated if e.info["kind"] == "sweep"]
+    axes = soups.sweep(evaluated).axes[0]
+    base, *lines = axes.lines
+    assert set(base.get_ydata()) == {0}
+    for line in lines[:2]:  # 0.5 per unit of the coefficient on both splits
+        assert list(line.get_ydata()) == pytest.approx([0, 0.25, 0.5])
 
 
 def test_the_page_needs_no_network(report: Path) -> None:

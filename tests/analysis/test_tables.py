@@ -12,7 +12,7 @@ from synthetic_runs import GAIN, final, write_cell
 
 from analysis import published, tables
 from analysis.collect import Comparison, collect
-from analysis.curves import front
+from analysis.curves import front, pareto
 from analysis.sheets import Sheet, latex, markdown, numbers
 from analysis.statistics import Estimate
 from analysis.style import looks
@@ -159,3 +159,16 @@ def test_looks_are_constant_and_differ() -> None:
 def test_pareto_front() -> None:
     points = np.array([[0, 3], [1, 2], [1, 1], [2, 2], [3, 0], [0, 0]])
     assert front(points).tolist() == [[0, 3], [2, 2], [3, 0]]
+
+
+def test_nothing_is_beyond_the_pareto_line(tmp_path: Path) -> None:
+    """Also when one point beats all others: the line goes on to both axes."""
+    write_cell(tmp_path, "ddpo", 0)
+    found = comparison(tmp_path)
+    [axes] = pareto(found, looks(["ddpo"])).axes
+    line = next(line for line in axes.lines if line.get_drawstyle() == "steps-pre")
+    x, y = (np.asarray(values, dtype=float) for values in line.get_data())
+    assert (x[0], y[-1]) == (axes.get_xlim()[0], axes.get_ylim()[0])
+    for _, row in found.evals.query("split == 'unseen'").iterrows():
+        above = y[x >= row["jpeg"] - 1e-12]  # the level at a point is that of the next corner
+        assert len(above) and row["diversity"] <= above[0] + 1e-12

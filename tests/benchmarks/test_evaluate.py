@@ -117,6 +117,24 @@ def test_sweep_from_the_base_model(tiny_folder, two, tmp_path, capsys):
     assert len(list(folder.glob("images/unseen/*/*.png"))) == 4 * 4
 
 
+def test_a_sweep_between_two_ends_at_each(tiny_folder, two, tmp_path):
+    """The ends of the sweep draw what each checkpoint alone draws; the first row is the base."""
+    own = ["--prompts", "cat", "dog", "--images", 1]
+    assert evaluate(tiny_folder, tmp_path, *two, "--sweep", 2, *own) == 0
+    assert evaluate(tiny_folder, tmp_path, *two, *own) == 0
+    ends, alone = rows(tmp_path, "sweep"), rows(tmp_path, "checkpoints")
+    assert [row["coefficients"] for row in ends] == [[], [1, 0], [0, 1]]
+    assert [row["name"] for row in alone] == ["base model", *map(str, two)]
+    for one, other in zip(ends, alone, strict=True):
+        assert one["rewards"] == pytest.approx(other["rewards"], abs=1e-4)
+    assert alone[1]["drift"] != pytest.approx(alone[2]["drift"])
+
+
+def test_without_a_checkpoint_it_is_the_base_model(tiny_folder, tmp_path):
+    assert evaluate(tiny_folder, tmp_path) == 0
+    assert [row["name"] for row in rows(tmp_path, "checkpoints")] == ["base model"] * 2
+
+
 def test_parts_mix_and_own_prompts(tiny_folder, two, tmp_path):
     own = ["--prompts", "cat", "dog", "--images", 1]
     assert evaluate(tiny_folder, tmp_path, two[0], "--parts", 2, *own) == 0

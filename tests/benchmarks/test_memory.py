@@ -44,4 +44,4 @@ def test_gradients_do_not_depend_on_the_plan(tiny_contract: None, name: str):
     stored, *others = [gradients(name, plan) for plan in PLANS]
     assert stored.dtype == torch.float64 and stored.norm() > 0
     for other in others:
-        torch.testing.assert_close(other, stored, rtol=1e-12, atol=1e-15)
+        assert (other - stored).norm() < 1e-12 * stored.norm()  # sums in another order

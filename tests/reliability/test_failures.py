@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_resume import outcome
 from torch import Tensor
 
+import analysis.report
 import run_benchmark
 from benchmarks import finite, harness, registry
 from benchmarks.api import Reward, StepResult, UserError
@@ -152,8 +154,13 @@ def test_a_full_disk(arguments, tmp_path, monkeypatch, capsys):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     errors = capsys.readouterr().err
     assert code == 1 and "refl, seed 0 failed: " in errors and "no report" in errors
+    monkeypatch.setattr(analysis.report, "write_report", lambda out: "")
     assert run_benchmark.main([*arguments, "--methods", "refl"]) == 0
     assert len(list((tmp_path / "runs").glob("refl-*/done"))) == 1
+    # The end is that of a run that always had room.
+    again = [*arguments, "--methods", "refl", "--out", str(tmp_path / "two")]
+    assert run_benchmark.main(again) == 0
+    assert outcome(tmp_path / "runs") == outcome(tmp_path / "two")
 
 
 def test_a_cell_that_another_process_finishes_is_not_started_over(tmp_path, monkeypatch):

@@ -7,10 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+import analysis.report
 import run_benchmark
 from benchmarks import harness, registry
 from benchmarks.api import StepResult, UserError
@@ -22,17 +25,22 @@ ARGUMENTS = [
     *("--memory", "store"),  # also in the processes that are killed
     *("--ddpo.samples-per-round", "4", "--ddpo.micro-batch", "2", "--ddpo.updates-per-round", "2"),
 ]
-START = (
-    "import sys, torch, benchmarks.harness, run_benchmark;"
-    "torch.set_num_threads(1);"  # as in the tests: sums depend on the number of threads
-    "benchmarks.harness.CHECKPOINT_EVERY = 0.0;"
-    "sys.exit(run_benchmark.main(sys.argv[1:]))"
-)
+#: What a run may be ended with; half of the time there is no chance to tidy up.
+SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_folder: Path) -> Path:
+    """The tiny model with evaluations of two sampling steps, ``quick.toml``."""
+    text = f'model = "{tiny_folder}"\nlike = "emoji"\n[evaluation]\nsampling_steps = 2\n'
+    (tiny_folder / "quick.toml").write_text(text)
+    return tiny_folder
 
 
 def arguments(folder: Path, out: Path) -> list[str]:
-    both = ["--methods", "alignprop", "ddpo", "--backbone", str(folder), "--out", str(out)]
-    return [*both, "--task", str(folder / "few.toml"), *ARGUMENTS]
+    both = ["--methods", "alignprop", "ddpo", "--out", str(out)]
+    both += ["--backbone", str(folder / "quick.toml"), "--task", str(folder / "few.toml")]
+    return [*both, *ARGUMENTS]
 
 
 def outcome(out: Path) -> dict[str, object]:
@@ -52,15 +60,22 @@ def outcome(out: Path) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    out = tmp_path_factory.mktemp("whole")
-    assert run_benchmark.main(arguments(tiny_folder, out)) == 0
-    return outcome(out)
+def timed(folder: Path, tmp_path_factory) -> tuple[dict[str, object], float]:
+    """The outcome without any fault, and how many seconds it took."""
+    out, begin = tmp_path_factory.mktemp("whole"), time.monotonic()
+    assert run_benchmark.main(arguments(folder, out)) == 0
+    return outcome(out), time.monotonic() - begin
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(timed) -> dict[str, object]:
+    return timed[0]
 
 
 @pytest.fixture(autouse=True)
-def checkpoint_after_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def only_cells_and_many_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(harness, "CHECKPOINT_EVERY", 0.0)
+    monkeypatch.setattr(analysis.report, "write_report", lambda out: "")
 
 
 @pytest.mark.parametrize(
@@ -68,7 +83,7 @@ def checkpoint_after_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     [(1, "nothing"), (3, "nothing"), (3, "newest checkpoint"), (4, "both checkpoints")],
 )
 def test_a_crash_changes_nothing(
-    crash: int, broken: str, tiny_folder: Path, tmp_path: Path, uninterrupted, monkeypatch
+    crash: int, broken: str, folder: Path, tmp_path: Path, uninterrupted, monkeypatch
 ):
     for name in ("alignprop", "ddpo"):
         cls = registry.methods.get(name)
@@ -80,7 +95,7 @@ def test_a_crash_changes_nothing(
             return step(self, number)
 
         monkeypatch.setattr(cls, "step", failing)
-    assert run_benchmark.main(arguments(tiny_folder, tmp_path)) == 1
+    assert run_benchmark.main(arguments(folder, tmp_path)) == 1
     monkeypatch.undo()
     checkpoints = sorted(tmp_path.glob("*/checkpoint-*"))
     assert len(checkpoints) == 2 * min(crash, 2)
@@ -90,37 +105,86 @@ def test_a_crash_changes_nothing(
             path.write_bytes(path.read_bytes()[:1000])
         with (cell / "steps.jsonl").open("a") as file:
             file.write('{"step": 99, "rew')  # what a kill in the middle of a line leaves
-    assert run_benchmark.main(arguments(tiny_folder, tmp_path)) == 0
+    assert run_benchmark.main(arguments(folder, tmp_path)) == 0
     found = outcome(tmp_path)
     assert found.keys() == uninterrupted.keys()
     assert found == uninterrupted
 
 
-def kill_and_finish(folder: Path, out: Path, seed: int) -> tuple[dict[str, object], int]:
-    """Start, kill -9 at a random moment, start again; the outcome and how many steps were kept."""
-    command = [sys.executable, "-c", START, *arguments(folder, out)]
-    root = Path(run_benchmark.__file__).parent
-    process = subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL, env=os.environ)
-    while process.poll() is None and not list(out.glob("*/checkpoint-*")):
+def start(folder: Path, out: Path) -> int:
+    """The same command in a process forked from this one, which has imported everything."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as run_benchmark.py does
+    try:
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+            process = os.fork()  # from Python 3.12 on it warns of our threads
+        if process == 0:
+            code = 130
+            try:
+                code = run_benchmark.main(arguments(folder, out))
+            finally:
+                os._exit(code)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return process
+
+
+def kill_until_it_ends(folder: Path, out: Path, dice: random.Random, seconds: float) -> list[str]:
+    """Kill it within so many seconds and start it again, until it is quicker: the signals sent."""
+    sent: list[str] = []
+    while True:
+        process, end = start(folder, out), time.monotonic() + dice.uniform(0, seconds)
+        gone = 0
+        while not gone and time.monotonic() < end:
+            time.sleep(0.005)
+            gone, status = os.waitpid(process, os.WNOHANG)
+        if not gone:
+            chosen = dice.choice(SIGNALS)
+            sent.append(chosen.name)
+            os.kill(process, chosen)
+            _, status = os.waitpid(process, 0)
+        code = os.waitstatus_to_exitcode(status)
+        if code == 0:
+            return sent if gone else sent[:-1]  # it had ended before the signal came
+        assert not gone and code == {"SIGKILL": -signal.SIGKILL}.get(sent[-1], 130)
+
+
+@pytest.mark.parametrize(
+    ("kills", "seed"),
+    [(5, 0), *(pytest.param(20, seed, marks=pytest.mark.slow) for seed in range(1, 11))],
+)
+def test_killed_at_random_moments(
+    kills: int, seed: int, folder: Path, tmp_path: Path, timed, record_property
+):
+    (uninterrupted, seconds), dice = timed, random.Random(seed)
+    sent, runs = list[str](), 0
+    while len(sent) < kills:
+        runs += 1
+        sent += kill_until_it_ends(folder, tmp_path / str(runs), dice, seconds)
+        assert outcome(tmp_path / str(runs)) == uninterrupted
+    counts = ", ".join(f"{n} {name}" for name, n in sorted(Counter(sent).items()))
+    record_property("tried", f"{len(sent)} kills at random moments of {runs} runs ({counts})")
+
+
+def test_sigterm_ends_the_command(folder: Path, tmp_path: Path, uninterrupted):
+    """One line, exit code 130, no failed cell; and the same command goes on."""
+    command = [sys.executable, "run_benchmark.py", *arguments(folder, tmp_path)]
+    process = subprocess.Popen(
+        command,
+        cwd=Path(run_benchmark.__file__).parent,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},  # as in the tests: sums depend on it
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while process.poll() is None and not list(tmp_path.glob("*/steps.jsonl")):
         time.sleep(0.02)
-    time.sleep(random.Random(seed).uniform(0, 3))
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    kept = len(list(out.glob("*/checkpoint-*")))
-    assert run_benchmark.main(arguments(folder, out)) == 0
-    return outcome(out), kept
-
-
-def test_kill_nine(tiny_folder: Path, tmp_path: Path, uninterrupted):
-    found, _ = kill_and_finish(tiny_folder, tmp_path, seed=0)
-    assert found == uninterrupted
-
-
-@pytest.mark.slow
-def test_kill_nine_many_times(tiny_folder: Path, tmp_path: Path, uninterrupted):
-    kills = [kill_and_finish(tiny_folder, tmp_path / str(i), seed=i) for i in range(20)]
-    print(f"{len(kills)} kills, {sum(kept > 0 for _, kept in kills)} while a cell was running")
-    assert all(found == uninterrupted for found, _ in kills)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1].startswith("interrupted; ") and "Traceback" not in errors
+    assert not list(tmp_path.glob("*/failed.json"))
+    assert run_benchmark.main(arguments(folder, tmp_path)) == 0
+    assert outcome(tmp_path) == uninterrupted
 
 
 def test_a_cell_is_run_by_one_process_at_a_time(tmp_path: Path):
@@ -131,3 +195,19 @@ def test_a_cell_is_run_by_one_process_at_a_time(tmp_path: Path):
             second.__enter__()
     with Cell(tmp_path, description).claimed():
         pass
+
+
+def test_records_cut_short_take_their_checkpoint_with_them(tmp_path: Path):
+    cell = Cell(tmp_path, {"method": "alignprop", "reward": "jpeg", "seed": 0})
+    records = cell.path / "steps.jsonl"
+    with cell.claimed():
+        assert cell.begin() is None
+        for step in (1, 2):
+            cell.append("steps", {"step": step})
+            cell.checkpoint(step, {"step": step})
+        first, second = records.read_text().splitlines(keepends=True)
+        records.write_text(first + second[:-3])
+        found = cell.begin()
+        assert found is not None and found["step"] == 1 and records.read_text() == first
+        records.unlink()
+        assert cell.begin() is None and not records.exists()

@@ -113,7 +113,20 @@ def records(out: Path) -> dict[str, list[dict]]:
     }
 
 
-def test_a_requeued_job_goes_on_and_a_failing_one_cancels_nobody(slurm, tiny_folder, tmp_path):
+def starts(out: Path) -> int:
+    """How often the job of the cell that does not fail has begun."""
+    logs = [path.read_text() for path in out.glob("slurm/*_0_log.out")]
+    return sum(log.count("refl, seed 0: starting") for log in logs)
+
+
+def kept(out: Path) -> int:
+    """The step of that cell's newest checkpoint."""
+    return max((int(path.stem[-8:]) for path in out.glob("refl-*/checkpoint-*")), default=0)
+
+
+def test_interrupted_jobs_go_on_and_a_failing_one_cancels_nobody(
+    slurm, tiny_folder, tmp_path, record_property
+):
     plugin, out, whole = tmp_path / "plugin.py", tmp_path / "runs", tmp_path / "whole"
     plugin.write_text(
         "import time\n"
@@ -139,17 +152,22 @@ def test_a_requeued_job_goes_on_and_a_failing_one_cancels_nobody(slurm, tiny_fol
     launch = ["--launch", "slurm", "--partition", "here", "--out", str(out)]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen([*command, *launch], env=slurm, stdout=log, stderr=log)
-    wait(lambda: len(list(out.glob("refl-*/checkpoint-*"))) == 2, 600)
-    jobs = ask(slurm, "squeue", "-h", "-t", "running", "-o", "%i").split()
-    for job in jobs:  # kills what runs, as a preemption does
-        ask(slurm, "scontrol", "requeue", job)
+    interruptions = (
+        ("scancel", "--signal", "USR2"),  # as Slurm does before the time is up
+        ("scontrol", "requeue"),  # kills, as a preemption does
+    )
+    for i, interruption in enumerate(interruptions, 1):
+        wait(lambda i=i: (starts(out), kept(out)) >= (i, 6 * i), 600)
+        (job,) = ask(slurm, "squeue", "-h", "-r", "-t", "running", "-o", "%i").split()
+        ask(slurm, *interruption, job)
     assert process.wait(900) == 1, (tmp_path / "log").read_text()
     text = (tmp_path / "log").read_text()
     assert "RuntimeError: it broke" in text and "1 of 2 cells failed" in text
     assert len(list(out.glob("refl-*/done"))) == 1
-    logs = "".join(path.read_text() for path in out.glob("slurm/*_0_log.out"))
-    print(f"requeued: {jobs}; starts in the logs: {logs.count('starting')}")
-    assert logs.count("refl, seed 0: starting") == 2
+    assert starts(out) == 3
     # The same as without Slurm and without interruption.
     assert subprocess.run([*command, "--out", str(whole)], env=slurm).returncode == 1
     assert records(out) == records(whole) and len(records(out)) == 2
+    (found,), (expected,) = (list(o.glob("refl-*/*_weights.safetensors")) for o in (out, whole))
+    assert found.read_bytes() == expected.read_bytes()
+    record_property("tried", "1 job out of time, 1 requeued, 1 of 2 that fails")

@@ -1,0 +1,222 @@
+"""The tables and figures of a suite, and the page that goes through its claims.
+
+``run_benchmark.py --suite`` leaves ``DIR/*/suite.json``, which says whose cells below ``runs`` are
+in which table or figure; what is drawn of them and what the paper claims is in the suite's TOML
+files. ``python -m analysis DIR`` writes everything again from the records alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from analysis import claims, curves, headline, published, soups, tables
+from analysis.collect import Collected, Comparison, Evaluated, collect
+from analysis.records import ReportError, read_json, read_toml
+from analysis.report import slug, write
+from analysis.sheets import Sheet, markdown
+from analysis.style import Looks, encoded, looks
+
+ROOT = Path(__file__).parent.parent
+FACTS = ("device", "threads", "python", "precision", "versions")
+
+
+@dataclass
+class Item:
+    """A table or figure in one directory of results."""
+
+    name: str
+    folder: Path
+    entry: Mapping[str, Any]  # of suite.json
+    text: Mapping[str, Any]  # its TOML file
+    data: claims.Data
+    notes: list[str]
+    figures: list[Path] = field(default_factory=list)
+
+    @property
+    def labels(self) -> list[str]:
+        """Its arms, in the suite's order."""
+        return list(dict.fromkeys(self.entry["cells"].values()))
+
+
+def suites(root: Path) -> list[Path]:
+    """The directories of results in ``root``; empty if it holds no suite."""
+    return sorted(path.parent for path in root.glob("*/suite.json"))
+
+
+def write_suite(root: Path) -> str:
+    """Write tables and figures into each directory of results, and ``root/README.md``: the claims.
+
+    Returns that page. Raises ReportError for records and files that cannot be read.
+    """
+    found = [item for folder in suites(root) for item in _items(folder)]
+    for item in found:
+        _write_item(item)
+    page = "\n".join(_page(root, found))
+    write(root / "README.md", page.encode())
+    return page
+
+
+def _items(folder: Path) -> Iterator[Item]:
+    index = read_json(folder / "suite.json")
+    path = ROOT / index["suite"]
+    memory = read_json(folder / "memory.json") if (folder / "memory.json").is_file() else {}
+    for name, entry in index["items"].items():
+        text = read_toml(path.with_suffix("") / f"{name}.toml")
+        wanted = {**entry["cells"], **dict.fromkeys(entry["evaluations"], "")}
+        there = {n: label for n, label in wanted.items() if (folder / "runs" / n).is_dir()}
+        runs = collect(folder / "runs", only=there) if there else Collected([], [], [])
+        notes = [note for note in runs.notes if not note.startswith("missing: ")]
+        notes += [f"missing: {n}" for n in wanted if n not in there]
+        data = claims.Data(
+            rewards=entry["rewards"],
+            comparisons=[c for c in runs.comparisons if not c.evals.empty],
+            evaluated=[one for one in runs.evaluated if one.rows],
+            memory=memory.get(entry["ladder"], {}),
+        )
+        yield Item(name, folder, entry, text, data, notes)
+
+
+def _write_item(item: Item) -> None:
+    styles, sheets = looks(sorted(item.labels)), list[Sheet]()
+    for comparison in item.data.comparisons:
+        end = f"-{slug(comparison.reward)}" if len(item.data.comparisons) > 1 else ""
+        for name, picture in _figures(item, comparison, styles):
+            _keep(item, f"{name}{end}", picture)
+        sheets += _sheets(item, comparison)
+    for kind in set(soups.FIGURES) & set(item.text.get("figures", ())):
+        for reward, same in _by_checkpoint(item.data.evaluated, kind).items():
+            figure = soups.FIGURES[kind](soups.typical(same))
+            _keep(item, f"{kind}-{slug(reward)}", encoded(figure, "png"))
+            sheets.append(soups.sheet(*same))
+    if item.data.memory:
+        rows = [{"trained": k, "GB": f"{v / 1e9:,.0f}"} for k, v in item.data.memory.items()]
+        note = (
+            f"{item.entry['ladder']}, one picture, 16 bits, 50 sampling steps with guidance: the "
+            "U-Net's activations, all weights, gradients and AdamW; without decoder and reward "
+            "activations. Computed from the shapes; nothing is trained."
+        )
+        sheets.append(Sheet(title="Memory", note=note, columns=list(rows[0]), rows=rows))
+    if sheets:
+        lines = "".join(f"- {note}\n" for note in item.notes)
+        missing = f"\nNot (fully) in these tables:\n\n{lines}" if lines else ""
+        text = "\n".join(f"## {markdown(sheet)}" for sheet in sheets)
+        content = f"# {item.text['title']}\n\n{text}{missing}"
+        write(item.folder / f"{item.name}.md", content.encode())
+
+
+def _figures(item: Item, comparison: Comparison, styles: Looks) -> Iterator[tuple[str, bytes]]:
+    if not (comparison.evals["step"] > 0).any():
+        return
+    for name in item.text.get("figures", ()):
+        if name == "headline" and _both(item, comparison):
+            drawn = headline.figure(comparison, styles, *item.labels)
+            yield name, encoded(drawn, "png")
+        elif (draw := curves.FIGURES.get(name)) and (figure := draw(comparison, styles)):
+            yield name, encoded(figure, "png")
+
+
+def _sheets(item: Item, comparison: Comparison) -> Iterator[Sheet]:
+    for name in item.text.get("tables", ()):
+        if name == "headline" and _both(item, comparison):
+            yield headline.sheet(comparison, *item.labels)
+        elif (build := tables.TABLES.get(name)) and (sheet := build(comparison)):
+            yield sheet
+
+
+def _both(item: Item, comparison: Comparison) -> bool:
+    """Whether there are evaluations of both of an item's arms."""
+    tuned = comparison.evals[comparison.evals["step"] > 0]
+    return set(item.labels) <= set(tuned["label"])
+
+
+def _by_checkpoint(evaluated: Sequence[Evaluated], kind: str) -> dict[str, list[Evaluated]]:
+    """The evaluations of one kind, those of several seeds together."""
+    found: dict[str, list[Evaluated]] = {}
+    for one in evaluated:
+        if one.info["kind"] == kind:
+            rewards = "-".join(str(c["reward"]) for c in one.info["checkpoints"])
+            found.setdefault(rewards, []).append(one)
+    return found
+
+
+def _keep(item: Item, name: str, content: bytes) -> None:
+    path = item.folder / f"{item.name}-{name}.png"
+    write(path, content)
+    item.figures.append(path)
+
+
+def _page(root: Path, items: Sequence[Item]) -> Iterator[str]:
+    yield "# Results, claim by claim\n"
+    yield (
+        "What the paper says, what we see, and why we think so where they differ. Written from the "
+        "records; only the paper's words and the reasons are typed by hand, in the suite's TOML "
+        "files. A value with an interval is the interquartile mean over seeds and "
+        "its 95 % bootstrap interval; *holds* and *fails* need all of the interval on one side, "
+        "*undecided* is the rest. Certainty of published numbers: source, read in the primary "
+        "source; figure, read off its figure by eye; quoted, by a third party; weak, from one "
+        "summary note.\n"
+    )
+    for folder in dict.fromkeys(item.folder for item in items):
+        yield from _circumstances(folder, [item for item in items if item.folder == folder])
+    for name in dict.fromkeys(item.name for item in items):
+        same = [item for item in items if item.name == name]
+        yield f"## {same[0].text['title']}\n"
+        for number, claim in enumerate(same[0].text.get("claims", ())):
+            yield from _claim(claim, number, same)
+        for item in same:
+            for path in item.figures:
+                target = path.relative_to(root).as_posix()
+                yield f"![{path.stem.replace('-', ' ').replace('_', ' ')}]({target})\n"
+            if (table := item.folder / f"{name}.md").is_file():
+                yield f"Tables: [{item.folder.name}]({table.relative_to(root).as_posix()})\n"
+    notes = [note for item in items for note in item.notes]
+    if notes:
+        yield "## Not there yet\n"
+        yield "".join(f"- {note}\n" for note in dict.fromkeys(notes))
+    yield f"## {markdown(published.sheet())}"
+
+
+def _claim(claim: claims.Claim, number: int, same: Sequence[Item]) -> Iterator[str]:
+    yield f"**{number + 1}. The paper.** {claim['paper'].strip()}"
+    if "published" in claim:
+        yield f"Published: {published.said(claim['published'])}."
+    rows = [(i.folder.name, f) for i in same for f in claims.findings(claim, i.data)]
+    yield f"\n{markdown(claims.sheet(rows)).strip()}\n" if rows else "\nNo runs yet.\n"
+    if "why" in claim:
+        yield f"**Why.** {claim['why'].strip()}\n"
+
+
+def _circumstances(folder: Path, items: Sequence[Item]) -> Iterator[str]:
+    """Command, progress, machine and versions."""
+    index = read_json(folder / "suite.json")
+    wanted = {name for item in items for name in item.entry["cells"]}
+    done = [folder / "runs" / name for name in sorted(wanted)]
+    done = [path for path in done if (path / "done").exists()]
+    infos = [read_json(path / "cell.json") for path in done]
+    facts = [
+        f"{fact} {' or '.join(sorted({_plain(info[fact]) for info in infos if fact in info}))}"
+        for fact in FACTS
+        if any(fact in info for info in infos)
+    ]
+    commits = {info["git"]["commit"][:10] for info in infos if info.get("git")}
+    facts += [f"commit {' or '.join(sorted(commits))}"] * bool(commits)
+    about = f": {'; '.join(facts)}" if facts else ""
+    yield f"`{folder.name}/`: `{index['command']}`, {len(done)} of {len(wanted)} cells{about}.\n"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return " ".join(f"{k} {v}" for k, v in value.items())
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def check(roots: Sequence[Path]) -> Path | None:
+    """The root of suites if that is what is given; ReportError if mixed with something else."""
+    with_suites = [root for root in roots if suites(root)]
+    if with_suites and len(roots) > 1:
+        raise ReportError(f"{with_suites[0]}: holds suites; give it alone")
+    return with_suites[0] if with_suites else None
