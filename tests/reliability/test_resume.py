@@ -63,7 +63,9 @@ def outcome(out: Path) -> dict[str, object]:
 def timed(folder: Path, tmp_path_factory) -> tuple[dict[str, object], float]:
     """The outcome without any fault, and how many seconds it took."""
     out, begin = tmp_path_factory.mktemp("whole"), time.monotonic()
-    assert run_benchmark.main(arguments(folder, out)) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        only_cells(patch)
+        assert run_benchmark.main(arguments(folder, out)) == 0
     return outcome(out), time.monotonic() - begin
 
 
@@ -72,10 +74,15 @@ def uninterrupted(timed) -> dict[str, object]:
     return timed[0]
 
 
+def only_cells(patch: pytest.MonkeyPatch) -> None:
+    """Checkpoints after every step, and no report."""
+    patch.setattr(harness, "CHECKPOINT_EVERY", 0.0)
+    patch.setattr(analysis.report, "write_report", lambda out: "")
+
+
 @pytest.fixture(autouse=True)
-def only_cells_and_many_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(harness, "CHECKPOINT_EVERY", 0.0)
-    monkeypatch.setattr(analysis.report, "write_report", lambda out: "")
+def only_cells_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    only_cells(monkeypatch)
 
 
 @pytest.mark.parametrize(

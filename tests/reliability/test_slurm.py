@@ -87,6 +87,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         wait(lambda: "idle" in ask(environment, "sinfo", "-h", "-o", "%t"), 60)
         yield environment
     finally:
+        ask(environment, "scancel", "--user", getpass.getuser())  # of a test that failed
         for process in reversed(started):
             process.terminate()
             process.wait()
