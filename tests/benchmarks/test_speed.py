@@ -134,8 +134,12 @@ def test_growth_and_levers_are_written(tiny_models, tmp_path: Path, monkeypatch)
     monkeypatch.setattr(growth, "STEPS", (2, 4, 8))
     monkeypatch.setattr(growth, "BATCHES", (2, 4))
     monkeypatch.setattr(growth, "LAST", (1, 2))
-    for module in (growth, levers):
-        monkeypatch.setattr(module, "ROUNDS", 1)
+    monkeypatch.setattr(growth, "ROUNDS", 1)
+
+    def work() -> None:
+        torch.ones(3).exp()
+
+    monkeypatch.setattr(levers, "pairs", lambda batch, steps: {KEPT: (work, work)})
     for part in ("--growth", "--levers"):
         assert speed.main([part, "--out", str(tmp_path)]) == 0
     points = json.loads((tmp_path / "growth.json").read_text())["growth"]["sampling steps"]
