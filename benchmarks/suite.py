@@ -13,6 +13,7 @@ import difflib
 import hashlib
 import json
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -247,25 +248,22 @@ def cost(items: Sequence[Item], backbone: str) -> Iterator[str]:
     if backbone not in SHAPES:
         yield from sorted({f"each of {budget}" for _, budget in wanted})
         return
-    hours = 0.0
-    planned: dict[Any, dict[str, Any]] = {}
-    for (trial, budget), seeds in wanted.items():
-        key = (trial.method, trial.config, trial.rank, budget)
-        if key not in planned:
-            model = models.setdefault(trial.rank, Model(backbone, "fp16", trial.rank))
-            result = planner.plan(trial.method, trial.config, model, Budget.parse(budget))["plans"]
-            lean = list(result)[-1]
-            fits = (m for m in result if result[m]["peak_bytes"] <= planner.FILL * GPU_BYTES)
-            name = next(fits, lean)
-            planned[key] = {"cells": 0, "memory": name} | result[name]
-        planned[key]["cells"] += len(seeds)
-    for (method, _, size, budget), values in planned.items():
+    hours, counts = 0.0, Counter[Any]()
+    for (trial, budget), seeds in wanted.items():  # the reward does not matter here
+        counts[trial.method, trial.config, trial.rank, budget] += len(seeds)
+    for (method, config, size, budget), number in counts.items():
+        if size not in models:
+            models[size] = Model(backbone, "fp16", size)
+        plans = planner.plan(method, config, models[size], Budget.parse(budget))["plans"]
+        fits = (m for m in plans if plans[m]["peak_bytes"] <= planner.FILL * GPU_BYTES)
+        memory = next(fits, list(plans)[-1])
+        values = plans[memory]
         each = values["hours"][GPU]
-        hours += each * values["cells"]
+        hours += each * number
         yield (
-            f"  {values['cells']:3} x {method}{', all weights' * (size == 0)}, {budget}: "
+            f"  {number:3} x {method}{', all weights' * (size == 0)}, {budget}: "
             f"{values['steps_in_budget']:,} steps, {each:,.3g} h, "
-            f"{values['peak_bytes'] / planner.GIB:,.3g} GiB ({values['memory']})"
+            f"{values['peak_bytes'] / planner.GIB:,.3g} GiB ({memory})"
         )
     yield (
         f"{hours:,.4g} hours on one {GPU} at {planner.UTILISATION:.0%} of its speed; evaluations "
@@ -285,7 +283,8 @@ def run(options: Options) -> tuple[Path, dict[str, str]]:
     chosen = [item for item in items if not options.only or item.name in options.only]
     start()
     if rank() == 0:
-        print("\n".join(cost(chosen, options.backbone)), flush=True)
+        for line in cost(chosen, options.backbone):
+            print(line, flush=True)
     root = out / items[0].folder
     runs, failed = root / "runs", dict[str, str]()
     cells = {item.name: item.cells(options.backbone) for item in items}
