@@ -22,7 +22,6 @@ import dataclasses
 import difflib
 import importlib
 import os
-import signal
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +29,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from benchmarks import config, listing, registry, tracking
+from benchmarks import config, interrupt, listing, registry, tracking
 from benchmarks.api import UserError
 from benchmarks.command_line import cli
 from benchmarks.help import explained
@@ -237,5 +236,5 @@ def compare(arguments: list[str]) -> int:
 if __name__ == "__main__":
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    interrupt.listen()
     sys.exit(main(sys.argv[1:]))

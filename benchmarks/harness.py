@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from benchmarks import registry, tracking
+from benchmarks import interrupt, registry, tracking
 from benchmarks.api import Context, Method, Reward, StepResult, UserError
 from benchmarks.backbone.lora_sd import LoraSD
 from benchmarks.backbone.memory import Plan
@@ -152,6 +152,7 @@ class Harness:
                     torch.cuda.reset_peak_memory_stats(self.device)
                 Run(self, spec, cell, progress).train()
             except Exception as error:
+                interrupt.check()
                 cell.fail(error)
                 raise
             cell.finish()
@@ -238,6 +239,7 @@ class Run:
             write_json(self.cell.path / "normalisers.json", self.normalisers)
         saved = time.monotonic()
         while pending:
+            interrupt.check()
             self.cell.step = state.step
             with self.ledger.together(), self.ledger.clock(self.harness.device):
                 result = self.method.step(state.step)

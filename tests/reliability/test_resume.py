@@ -15,8 +15,9 @@ import pytest
 
 import analysis.report
 import run_benchmark
-from benchmarks import harness, registry
+from benchmarks import harness, interrupt, registry
 from benchmarks.api import StepResult, UserError
+from benchmarks.backbone.lora_sd import LoraSD
 from benchmarks.store import Cell
 
 ARGUMENTS = [
@@ -120,7 +121,8 @@ def test_a_crash_changes_nothing(
 
 def start(folder: Path, out: Path) -> int:
     """The same command in a process forked from this one, which has imported everything."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as run_benchmark.py does
+    before = [signal.getsignal(number) for number in interrupt.SIGNALS]
+    interrupt.listen()  # as run_benchmark.py does
     try:
         with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
             process = os.fork()  # from Python 3.12 on it warns of our threads
@@ -131,7 +133,8 @@ def start(folder: Path, out: Path) -> int:
             finally:
                 os._exit(code)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in zip(interrupt.SIGNALS, before, strict=True):
+            signal.signal(number, handler)
     return process
 
 
@@ -192,6 +195,16 @@ def test_sigterm_ends_the_command(folder: Path, tmp_path: Path, uninterrupted):
     assert not list(tmp_path.glob("*/failed.json"))
     assert run_benchmark.main(arguments(folder, tmp_path)) == 0
     assert outcome(tmp_path) == uninterrupted
+
+
+def test_an_interruption_that_a_library_swallows(folder: Path, tmp_path: Path, monkeypatch):
+    def load(*arguments: object, **options: object) -> None:
+        monkeypatch.setattr(interrupt, "_asked", True)
+        raise OSError("a damaged file, it believes")
+
+    monkeypatch.setattr(LoraSD, "load", load)
+    assert run_benchmark.main(arguments(folder, tmp_path)) == 130
+    assert len(list(tmp_path.glob("*/lock"))) == 1 and not list(tmp_path.glob("*/failed.json"))
 
 
 def test_a_cell_is_run_by_one_process_at_a_time(tmp_path: Path):
