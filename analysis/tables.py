@@ -99,8 +99,8 @@ def matched_compute(comparison: Comparison) -> Sheet | None:
                 row[header] = _at(evals[evals["label"] == label], column, level * divisor,
                                   comparison.reward)  # fmt: skip
     note = (
-        f"{comparison.reward} on unseen prompts, linear between evaluations; '-': no run of that "
-        f"length. {caption(comparison.seeds())}"
+        f"{comparison.reward} on unseen prompts, of the last evaluated checkpoint that cost no "
+        f"more; '-': no run of that length. {caption(comparison.seeds())}"
     )
     return Sheet(title=comparison.title, note=note, columns=columns, rows=[*rows.values()])
 

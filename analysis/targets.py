@@ -87,8 +87,11 @@ def gains(comparison: Comparison, last: pd.DataFrame, split: str) -> list[float]
 
 
 def at_cost(run: pd.DataFrame, column: str, value: str, level: float) -> float:
-    """``value`` when the run had spent ``level``: linear between evaluations, NaN past the last."""
-    rows = run.sort_values([column, "fraction"], kind="stable").drop_duplicates(column)
-    if level > rows[column].max():
+    """``value`` of the last evaluated checkpoint that cost at most ``level``.
+
+    NaN for more than the run has spent: what it would have become is not known.
+    """
+    if level > run[column].max():
         return math.nan
-    return float(np.interp(level, rows[column], rows[value]))
+    rows = run[run[column] <= level].sort_values([column, "fraction"])
+    return float(rows[value].iloc[-1])
