@@ -21,7 +21,7 @@ from benchmarks.streams import Streams
 SMALL = [
     *("--alignprop.batch-size", "2", "--alignprop.micro-batch", "2"),
     *("--alignprop.sampling-steps", "4", "--ddpo.sampling-steps", "4"),
-    *("--ddpo.samples-per-round", "4", "--ddpo.micro-batch", "2"),
+    *("--ddpo.samples-per-round", "4", "--ddpo.samples-per-prompt", "2", "--ddpo.micro-batch", "2"),
     *("--alignprop.optimizer.lr", "0.1"),  # so that a few steps can be seen
 ]
 

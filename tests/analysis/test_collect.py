@@ -102,7 +102,7 @@ def test_missing_failed_and_unfinished_cells_are_listed(tmp_path: Path) -> None:
     assert "failed: rwr-animals-s0-0: RuntimeError: boom" in text
     assert "unfinished: alignprop-animals-s0-0: optimizer step 5" in text
     assert "no step: ddpo-sf-animals-s0-0: the budget is too small" in text
-    assert "missing: refl, seed 0" in text and "missing: ddpo" not in text
+    assert "missing: refl, seed 0" in text and "missing: ddpo," not in text
     assert "rwr" not in set(found.comparisons[0].evals["label"])
 
 

@@ -35,7 +35,7 @@ def test_the_best_fitting_prediction_has_no_loss(context: Context):
     backbone, streams = context.backbone, context.streams
     noise = streams.normal("regression", 0, [0, 1], backbone.latent_shape)
     answers = iter([noise, noise + 1])
-    backbone.predict = lambda *_: next(answers).requires_grad_()  # type: ignore[method-assign]
+    backbone.predict = lambda *_, **__: next(answers).requires_grad_()  # type: ignore[method-assign]
     assert method.backward(0, [0, 1], 2) == pytest.approx(0.0)
     expected = float(method.round.weights[:2].mean())
     assert method.backward(0, [0, 1], 2) == pytest.approx(expected)

@@ -95,7 +95,14 @@ def test_a_whole_run_under_torchrun(tiny_folder: Path, tmp_path: Path, monkeypat
     arguments = ["--backbone", str(tiny_folder), "--task", str(tiny_folder / "few.toml")]
     arguments += ["--budget", "steps=3", "--methods", "alignprop"]
     own = ["--alignprop.batch-size", "3", "--alignprop.sampling-steps", "4"]
-    other = ["--ddpo.samples-per-round", "4", "--ddpo.micro-batch", "2"]
+    other = [
+        "--ddpo.samples-per-round",
+        "4",
+        "--ddpo.samples-per-prompt",
+        "2",
+        "--ddpo.micro-batch",
+        "2",
+    ]
     other += ["--ddpo.sampling-steps", "4"]
     both = [*arguments, "ddpo", *own, *other]
     one, two = tmp_path / "one", tmp_path / "two"

@@ -24,7 +24,8 @@ ARGUMENTS = [
     *("--budget", "steps=6", "--alignprop.batch-size", "2", "--alignprop.micro-batch", "2"),
     *("--alignprop.sampling-steps", "4", "--ddpo.sampling-steps", "4"),
     *("--memory", "store"),  # also in the processes that are killed
-    *("--ddpo.samples-per-round", "4", "--ddpo.micro-batch", "2", "--ddpo.updates-per-round", "2"),
+    *("--ddpo.samples-per-round", "4", "--ddpo.samples-per-prompt", "2"),
+    *("--ddpo.micro-batch", "2", "--ddpo.updates-per-round", "2"),
 ]
 #: What a run may be ended with; half of the time there is no chance to tidy up.
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)

@@ -118,6 +118,15 @@ def test_a_method_without_gradients_runs_with_it(file: Path, tiny_folder: Path) 
     out = file.parent / "runs"
     arguments = ["--methods", "ddpo", "--reward", f"{file}:red", "--budget", "steps=1"]
     arguments += ["--backbone", str(tiny_folder), "--task", str(tiny_folder / "few.toml")]
-    arguments += ["--ddpo.samples-per-round", "4", "--ddpo.micro-batch", "2", "--out", str(out)]
+    arguments += [
+        "--ddpo.samples-per-round",
+        "4",
+        "--ddpo.samples-per-prompt",
+        "2",
+        "--ddpo.micro-batch",
+        "2",
+        "--out",
+        str(out),
+    ]
     assert run_benchmark.main([*arguments, "--ddpo.sampling-steps", "4"]) == 0
     assert len(list(out.glob("*/done"))) == 1

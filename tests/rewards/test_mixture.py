@@ -70,7 +70,14 @@ def test_a_run_on_a_mixture_with_other_held_out_rewards(tiny_folder: Path, tmp_p
     arguments += ["--backbone", str(tiny_folder), "--task", str(tiny_folder / "few.toml")]
     arguments += ["--alignprop.batch-size", "2", "--alignprop.micro-batch", "2"]
     arguments += ["--alignprop.sampling-steps", "4", "--ddpo.sampling-steps", "4"]
-    arguments += ["--ddpo.samples-per-round", "4", "--ddpo.micro-batch", "2"]
+    arguments += [
+        "--ddpo.samples-per-round",
+        "4",
+        "--ddpo.samples-per-prompt",
+        "2",
+        "--ddpo.micro-batch",
+        "2",
+    ]
     assert run_benchmark.main([*arguments, "--out", str(tmp_path / "runs")]) == 0
     cells = sorted((tmp_path / "runs").glob("*/cell.json"))
     assert len(cells) == 2
