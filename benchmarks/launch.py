@@ -57,7 +57,14 @@ def run_launched(
 
 def alone(arguments: Sequence[str], index: int, count: int) -> list[str]:
     """The arguments that run only cell ``index`` (from 0) of ``count``, in this process."""
-    return [*arguments, "--launch", "None", "--shard", f"{index + 1}/{count}"]
+    kept, rest = list[str](), iter(arguments)
+    for argument in rest:
+        name, equals, _ = argument.partition("=")
+        if name not in ("--launch", "--jobs", "--partition"):
+            kept.append(argument)
+        elif not equals:
+            next(rest)  # its value
+    return [*kept, "--shard", f"{index + 1}/{count}"]
 
 
 def local(commands: Sequence[list[str]], jobs: int, out: Path) -> None:

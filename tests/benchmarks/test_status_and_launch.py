@@ -89,3 +89,8 @@ def test_the_local_launcher(fresh_registry, tiny_folder: Path, tmp_path: Path, c
     assert len(list(out.glob("refl-*/done"))) == 1
     assert "it broke" in "".join(log.read_text() for log in out.glob("logs/*.log"))
     assert len(json.loads((out / "plan.json").read_text())) == 2
+
+
+def test_a_cell_alone_is_launched_no_further():
+    given = ["--methods", "refl", "--launch", "local", "--jobs=2", "--out", "there"]
+    assert launch.alone(given, 1, 3) == ["--methods", "refl", "--out", "there", "--shard", "2/3"]
