@@ -166,6 +166,7 @@ def scheduler() -> DDIMScheduler:
         prediction_type="v_prediction",
         rescale_betas_zero_snr=True,
         timestep_spacing="trailing",
+        steps_offset=1,  # without effect; StableDiffusionPipeline asks for it
         clip_sample=False,
         set_alpha_to_one=False,
     )

@@ -193,9 +193,11 @@ def _place(count: int, side: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def scenes(
-    sprites: list[list[Image.Image]], seed: int, counts: tuple[int, ...] = (1, 1, 1, 2, 3, 4)
+    sprites: list[list[Image.Image]],
+    seed: int,
+    counts: tuple[int, ...] = (1, 1, 1, 2, 2, 3, 3, 3, 4, 4),
 ) -> Iterator[Scene]:
-    """An endless stream of random scenes; a single animal is as likely as several."""
+    """An endless stream of random scenes; three animals come oftener, being hardest to draw."""
     rng = np.random.default_rng(seed)
     while True:
         animal = int(rng.integers(len(ANIMALS)))

@@ -25,7 +25,7 @@ from benchmarks.evaluate import pictures
 from benchmarks.ledger import Ledger
 from benchmarks.store import to_pil
 
-STEPS, GUIDANCE = 20, 2.5
+STEPS, GUIDANCE = 20, 3.0
 GRID_PROMPTS = (
     *("cat", "a zebra", "a fox", "a frog", "a penguin", "a butterfly", "a lion", "a whale"),
     *("two foxes", "two pigs", "three frogs on a blue background", "three bees", "four cats"),
@@ -83,11 +83,17 @@ def measure(cache: Path, repeats: int = 4) -> dict[str, Any]:
     }
 
     names, counts = list(data.BACKGROUNDS), [1, 2, 3, 4]
-    rows = [(data.ANIMALS[i], counts[i % 4], names[i % len(names)]) for i in range(56)] * 2
+    rows = [  # every animal in every count, twice
+        (animal, counts[(i + turn) % 4], names[(i + turn) % len(names)])
+        for turn in range(8)
+        for i, animal in enumerate(data.ANIMALS)
+    ]
     prompts = [data.caption(*row) for row in rows]
     drawn = pictures(backbone, prompts, STEPS, GUIDANCE)
     _, count = judged(drawn)
-    result["count_accuracy"] = _share(count == torch.tensor([n for _, n, _ in rows]))
+    asked = torch.tensor([n for _, n, _ in rows])
+    result["count_accuracy"] = _share(count == asked)
+    result["count_accuracy_by_count"] = {n: _share(count[asked == n] == n) for n in counts}
     pixels = (drawn.permute(0, 2, 3, 1) * 255).byte().numpy()
     found = data.nearest_background(pixels)
     result["background_accuracy"] = float(np.mean(found == [names.index(b) for *_, b in rows]))
