@@ -6,6 +6,7 @@ Works alike on the meta device, where nothing is allocated, and on real tensors.
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -17,14 +18,15 @@ _aten = torch.ops.aten
 
 
 class Live(TorchDispatchMode):
-    """Counts storages made while it is active: bytes ``now`` and at the ``peak``.
+    """Counts storages made while it is active: bytes ``now``, at the ``peak``, and by operator.
 
     What a meta tensor holds cannot be known; asked for its values, it gives ones.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.now = self.peak = 0
+        self.now = 0
+        self.peaks: Counter[Any] = Counter()  # most bytes alive right after each operator
         self._known: dict[int, Any] = {}  # storages that live, by address of their handle
 
     def __torch_dispatch__(
@@ -48,8 +50,13 @@ class Live(TorchDispatchMode):
             result = func(*args, **kwargs)
         for tensor in _tensors((result,)):
             self._meet(tensor, tensor.untyped_storage().nbytes())
-        self.peak = max(self.peak, self.now)
+        self.peaks[func] = max(self.peaks[func], self.now)
         return result
+
+    @property
+    def peak(self) -> int:
+        """Most bytes alive at once since ``peaks`` was empty."""
+        return max(self.peaks.values(), default=self.now)
 
     def _meet(self, tensor: Tensor, size: int) -> None:
         storage = tensor.untyped_storage()

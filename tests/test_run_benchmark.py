@@ -10,10 +10,11 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
+from safetensors.torch import load_file
 
 import benchmarks
 import run_benchmark
-from benchmarks import config
+from benchmarks import config, harness
 from benchmarks.api import UserError
 from benchmarks.evaluate import NOISE_SEED
 from benchmarks.streams import Streams
@@ -69,6 +70,19 @@ def test_the_same_seed_gives_the_same_numbers(finished: Path, tiny_folder: Path,
     for method in ("alignprop", "ddpo"):
         for name in ("steps", "evals"):
             assert records(tmp_path, method, name) == records(finished, method, name)
+
+
+def test_another_evaluation_schedule_trains_to_the_same_weights(
+    finished: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(harness, "FRACTIONS", (0.3, 1.0))
+    assert run(tiny_folder, tmp_path, "--budget", "flops=6e8") == 0
+    for method in ("alignprop", "ddpo"):
+        assert {e["fraction"] for e in records(tmp_path, method, "evals")} == {0.0, 0.3, 1.0}
+        (one,), (other,) = (out.glob(f"{method}-*/*.safetensors") for out in (finished, tmp_path))
+        expected, found = load_file(one), load_file(other)
+        assert expected.keys() == found.keys()
+        assert all(torch.equal(expected[k], found[k]) for k in expected)
 
 
 def test_cell_json_says_on_what_it_ran(finished: Path):

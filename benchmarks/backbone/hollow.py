@@ -17,14 +17,14 @@ NOTHING = Bytes(0, 0, 0)
 class Hollow(Weightless):
     """A backbone that computes nothing, counts, and holds as many bytes as it is told."""
 
-    def __init__(self, model: Model, device: str, memory: Plan, costs: dict[str, Cost]) -> None:
+    def __init__(self, model: Model, memory: Plan, costs: dict[str, Cost]) -> None:
         real = model.backbone
         channels, side, _ = real.latent_shape if costs else (1, 1, 1)
         scale = 2 ** (len(real.vae.config.block_out_channels) - 1) if costs else 1
         unet = Shell(costs.get("unet"), model.trainable, None, 1)
         unet.config = SimpleNamespace(in_channels=channels, sample_size=side)  # type: ignore[assignment]
         vae = HollowVAE(Shell(costs.get("decode"), 0, 3, scale), real.vae.config)
-        super().__init__(unet, vae, model.shape, device, memory)
+        super().__init__(unet, vae, model.shape, "cpu", memory)
         if not costs:
             self._tokens = (1, 1)
             if memory == "unet":  # what has a price is counted
@@ -76,15 +76,15 @@ class Hold(torch.autograd.Function):
     def forward(ctx: Any, given: Tensor, weight: Tensor, size: Any, cost: Bytes) -> Tensor:
         ctx.cost = cost
         output = torch.zeros(size, device=given.device)
-        kept = _block(cost.kept - _size(output), given)
-        _block(cost.forward, given)
+        kept = _block(cost.kept - _size(output))
+        _block(cost.forward)
         ctx.save_for_backward(given, weight, kept)
         return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         given, weight, _ = ctx.saved_tensors
-        _block(ctx.cost.backward - _size(gradients[0]), given)
+        _block(ctx.cost.backward - _size(gradients[0]))
         return torch.zeros_like(given), torch.zeros_like(weight), None, None
 
 
@@ -92,5 +92,5 @@ def _size(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def _block(size: float, like: Tensor) -> Tensor:
-    return torch.empty(max(int(size), 1), dtype=torch.uint8, device=like.device)
+def _block(size: float) -> Tensor:
+    return torch.empty(max(int(size), 1), dtype=torch.uint8, device="meta")

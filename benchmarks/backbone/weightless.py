@@ -110,7 +110,9 @@ class Model:
         count += sum(_text_parameters(dict(text)) for text in self.shape.text) - self.trainable
         return count * self.dtype.itemsize
 
-    def unet(self, inside: bool, fused: bool = True) -> Cost:
+    def unet(
+        self, inside: bool, fused: bool = True, among: Sequence[Needs] = get_args(Needs)
+    ) -> Cost:
         """The bytes of calls of the U-Net."""
         dtype, (length, width) = self.dtype, self.shape.tokens
 
@@ -121,7 +123,7 @@ class Model:
             time = torch.zeros(samples, dtype=torch.long, device="meta")
             return self.backbone._unet(latents, time, text)
 
-        return self._cost("unet", call, inside, fused)
+        return self._cost("unet", call, inside, fused, among)
 
     def decode(self, inside: bool) -> Cost:
         """The bytes of calls of the decoder."""
@@ -132,15 +134,20 @@ class Model:
             latents.requires_grad_(needs == "input")
             return self.backbone.vae.decode(latents).sample
 
-        return self._cost("decode", call, inside, True)
+        return self._cost("decode", call, inside, True, get_args(Needs))
 
     def _cost(
-        self, name: str, call: Callable[[int, Needs], Tensor], inside: bool, fused: bool
+        self,
+        name: str,
+        call: Callable[[int, Needs], Tensor],
+        inside: bool,
+        fused: bool,
+        among: Sequence[Needs],
     ) -> Cost:
         for module in (self.backbone.unet, self.backbone.vae):
             nn.Module.to(module, self.dtype)  # diffusers' own prints a warning
             recompute_blocks(module, inside)
-        for needs in get_args(Needs):  # now, not in the middle of what is being planned
+        for needs in among:  # now, not in the middle of what is being planned
             if (key := (name, inside, fused, needs)) not in self._measured:
                 one, two = (self._measure(partial(call, n, needs), needs, fused) for n in (1, 2))
                 self._measured[key] = (one, two)
@@ -160,7 +167,7 @@ class Model:
         with live, torch.set_grad_enabled(needs != "nothing"), kernel if fused else nullcontext():
             output = call()
             kept, forward = live.now, live.peak
-            live.peak = live.now
+            live.peaks.clear()
             if output.requires_grad:
                 output.sum().backward()
         for parameter in self.backbone.parameters():

@@ -53,6 +53,18 @@ def test_peak_memory_is_that_of_the_run(name: str, plan, monkeypatch):
     assert planned == pytest.approx(live.peak, rel=0.1)
 
 
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("name", ["alignprop-full", "ddpo", "rwr"])
+def test_a_few_micro_batches_tell_of_many(tiny: Model, name: str, plan, monkeypatch):
+    monkeypatch.setattr(planner, "STEPS", 2)
+    many = {"batch_size": 16, "samples_per_round": 16, "updates_per_round": 1}
+    config = contract.small_config(name, **many)
+    assert [divisor for divisor, _ in planner._shares(config)][:2] == [4, 2]
+    few = planner.peak(name, config, tiny, plan)
+    monkeypatch.setattr(planner, "_shares", lambda config: [])
+    assert few == pytest.approx(planner.peak(name, config, tiny, plan), rel=0.001)
+
+
 _models: list[Model] = []
 
 
