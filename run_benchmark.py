@@ -102,7 +102,9 @@ def main(arguments: list[str]) -> int:
             print(f"run_benchmark.py: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        resumes = not arguments or arguments[0] not in COMMANDS
+        hint = "; the same command goes on from the last checkpoint" if resumes else ""
+        print(f"interrupted{hint}", file=sys.stderr)
         return 130
 
 

@@ -62,7 +62,9 @@ class Config:
     buffer_min: int = field(
         default=16, metadata={"help": f"fewer: statistics of the round [{CODE}]"}
     )
-    optimizer: AdamW = AdamW(lr=3e-4, weight_decay=1e-4, clip=1.0)
+    optimizer: AdamW = field(
+        default=AdamW(lr=3e-4, weight_decay=1e-4, clip=1.0), metadata={"help": f"[{CODE}]"}
+    )
 
 
 class PromptStatistics:

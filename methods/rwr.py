@@ -33,9 +33,11 @@ CODE = "jannerm/ddpo"
 class Config:
     """RWR for SD v1.5."""
 
-    samples_per_round: int = field(default=256, metadata={"help": f"N, the sampled set [{CODE}]"})
+    samples_per_round: int = field(
+        default=256, metadata={"help": f"N, the sampled set [ours; {CODE}: 10240]"}
+    )
     updates_per_round: int = field(
-        default=8, metadata={"help": f"optimizer steps per set [{CODE}]"}
+        default=8, metadata={"help": f"optimizer steps per set [ours: 4 epochs; {CODE}: 5]"}
     )
     batch_size: int = field(default=128, metadata={"help": "samples per update [ours]"})
     micro_batch: int = field(default=8, metadata={"help": "samples at once; changes memory only"})

@@ -10,6 +10,7 @@ from benchmarks import contract, registry
 from benchmarks.api import StepResult, UserError
 from methods import refl
 from methods.refl import ReFL
+from methods.rwr import RWR
 
 pytestmark = pytest.mark.usefixtures("tiny_contract")
 
@@ -71,6 +72,10 @@ class ClimbsDown(ReFL):
 
 class HidesItsNeeds(ReFL):
     needs = frozenset({"reward"})
+
+
+class ClaimsTooMuch(RWR):
+    needs = frozenset({"reward_grad"})
 
 
 class NotFinite(ReFL):
@@ -184,6 +189,7 @@ def test_it_catches_a_wrong_sign(monkeypatch: pytest.MonkeyPatch):
         (WantsTheMoon, "needs_are_honest", "needs must be"),
         (GoesBehindTheBack, "ledger_equals_spy", "call the module"),
         (HidesItsNeeds, "needs_are_honest", "add 'reward_grad'"),
+        (ClaimsTooMuch, "needs_are_honest", "needs should say 'reward'"),
     ],
 )
 def test_it_catches(cls: type, check: str, message: str, monkeypatch: pytest.MonkeyPatch):
