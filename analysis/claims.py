@@ -92,7 +92,7 @@ def speedup(claim: Claim, data: Data) -> Iterator[Finding]:
             value = headline.speedup(comparison, fast, slow, kind, claim["split"])
             rose = math.isfinite(value.value)
             said = verdict(value, 1.0) if rose else f"undecided: {slow} did not rise"
-            yield Finding(f"{comparison.reward}: {BUDGETS[kind][2]}, times fewer", value, said)
+            yield Finding(f"{comparison.reward}: {BUDGETS[kind][2]}, times less", value, said)
 
 
 def soup(claim: Claim, data: Data) -> Iterator[Finding]:

@@ -89,7 +89,7 @@ def _write_item(item: Item) -> None:
         sheets += _sheets(item, comparison)
     for kind in set(soups.FIGURES) & set(item.text.get("figures", ())):
         for reward, same in _by_checkpoint(item.data.evaluated, kind).items():
-            figure = soups.FIGURES[kind](soups.typical(same))
+            figure = soups.FIGURES[kind](*same)
             _keep(item, f"{kind}-{slug(reward)}", encoded(figure, "png"))
             sheets.append(soups.sheet(*same))
     if item.data.memory:

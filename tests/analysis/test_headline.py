@@ -77,7 +77,7 @@ def test_sheet_and_figure_say_the_same(tmp_path: Path):
     (column,) = [c for c in sheet.columns if c.startswith("TFLOP")]
     assert sheet.text(column, sheet.rows[0][column]) == "4 [4, 4]"
     figure = headline.figure(found, looks(found.labels), "alignprop", "ddpo")
-    assert [axes.get_title() for axes in figure.axes] == ["4 times fewer [4, 4]"] * 3
+    assert [axes.get_title() for axes in figure.axes] == ["4 times less [4, 4]"] * 3
 
 
 def data(comparison: Comparison | None = None, evaluated: Path | None = None) -> claims.Data:
