@@ -78,7 +78,7 @@ def _curves(
         for axes in grid[:, 0]:
             axes.set_ylabel(with_unit(comparison, comparison.reward))
         note = "Training prompts. " if splits == {"train"} else ""
-        note += caption(comparison.seeds())
+        note += caption(comparison.seeds(), drawn=True)
         return finish(figure, styles, note, {BASE: BASE_LINE})
 
 

@@ -161,4 +161,6 @@ def figure(comparison: Comparison, styles: Looks, fast: str, slow: str) -> Figur
             f"Training prompts. Grey: {slow}'s final reward, from where {fast} has it; above: how "
             "much less that took. "
         )
-        return finish(drawn, styles, note + caption(comparison.seeds()), {BASE: BASE_LINE})
+        return finish(
+            drawn, styles, note + caption(comparison.seeds(), drawn=True), {BASE: BASE_LINE}
+        )

@@ -140,7 +140,7 @@ def _line(axes: Axes, one: Series, found: np.ndarray) -> None:
 
 
 def _counted(seeds: int) -> str:
-    return "One checkpoint, so no interval." if seeds == 1 else caption([seeds])
+    return "One checkpoint, so no interval." if seeds == 1 else caption([seeds], drawn=True)
 
 
 #: The figure for each kind of evaluation that has one.

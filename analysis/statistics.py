@@ -189,8 +189,8 @@ def counted(seeds: Sequence[int]) -> str:
     return f"{count} per method"
 
 
-def caption(seeds: Sequence[int]) -> str:
-    """How to read values made from so many seeds per method."""
+def caption(seeds: Sequence[int], drawn: bool = False) -> str:
+    """How to read values made from so many seeds per method; ``drawn``: one by one, too."""
     fewest, most, count = min(seeds), max(seeds), counted(seeds)
     if most == 1:
         return "One seed per method: every value is a single run, and differences may be chance."
@@ -198,6 +198,6 @@ def caption(seeds: Sequence[int]) -> str:
         return f"{count}: interquartile mean, 95 % bootstrap interval over seeds."
     mixed = "" if most < ENOUGH_SEEDS else " (interquartile mean and 95 % interval from 5 seeds on)"
     return (
-        f"{count}: mean, every seed drawn{mixed}. Intervals from fewer than "
+        f"{count}: mean{', every seed drawn' * drawn}{mixed}. Intervals from fewer than "
         f"{ENOUGH_SEEDS} seeds under-cover, so none is given."
     )
