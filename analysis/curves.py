@@ -148,7 +148,10 @@ def _edge(axes: Axes, best: np.ndarray) -> None:
 
 
 def time_to_target(comparison: Comparison, styles: Looks) -> Figure | None:
-    """Share of runs that had reached the target against what they had spent; None without one."""
+    """Share of runs that had reached the target, against what they had spent.
+
+    None without a target.
+    """
     goal = targets.target(comparison)
     if goal is None:
         return None

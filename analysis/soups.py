@@ -151,7 +151,7 @@ def sheet(*evaluated: Evaluated) -> Sheet:
     """Rewards and measures of every candidate on every split; of several seeds' checkpoints."""
     rows: list[dict[str, Value]] = [
         {
-            "": str(same[0]["name"]),
+            "candidate": str(same[0]["name"]),
             "split": str(same[0]["split"]),
             **{name: over(same, name) for name in values(same[0])},
         }
