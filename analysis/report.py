@@ -33,10 +33,10 @@ def write_report(*runs: Path, out: Path | None = None) -> str:
     styles, sheets = looks(sorted(labels)), dict[str, list[Sheet]]()
     drawn = [c for c in found.comparisons if not c.evals.empty]
     sections = _all_runs(drawn, styles, out)
+    sections += [_evaluation(evaluated, out) for evaluated in found.evaluated if evaluated.rows]
     for section in sections:
         for name, built in section.sheets.items():
             sheets.setdefault(name, []).append(built)
-    sections += [_evaluation(evaluated, out) for evaluated in found.evaluated if evaluated.rows]
     notes = list(found.notes)
     others = {
         "across": tables.across(drawn),

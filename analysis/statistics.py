@@ -152,10 +152,11 @@ def _bootstrapped(
 
 def over_seeds(rows: pd.DataFrame, column: str) -> Estimate:
     """Summarise ``column``, first averaged within each seed so that a repeat is no new seed."""
-    values = rows[column]
-    if not rows["seed"].is_unique:
-        values = rows.groupby("seed")[column].mean(skipna=False)
-    return summarise(sorted(values.tolist()))
+    return summarise(_by_seed(rows["seed"].to_numpy(float), rows[column].to_numpy(float)))
+
+
+def _by_seed(seeds: np.ndarray, values: np.ndarray) -> list[float]:
+    return sorted(float(values[seeds == seed].mean()) for seed in np.unique(seeds))
 
 
 def curve(rows: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
@@ -166,13 +167,14 @@ def curve(rows: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
     so that no point is a mean over fewer seeds than its neighbours.
     """
     rows = rows.sort_values(["step", "fraction"], kind="stable")
-    rank = rows.groupby("cell").cumcount()
-    shortest = rows.groupby("cell").size().min()
+    runs = [
+        run.to_numpy(float) for _, run in rows.set_index("cell")[["seed", x, y]].groupby("cell")
+    ]
     points: list[tuple[float, ...]] = []
-    for _, group in rows.groupby(rank):
-        if len(points) < shortest:
-            at, y_at = float(group[x].mean()), over_seeds(group, y)
-            points.append((at, y_at.value, y_at.low, y_at.high))
+    for together in zip(*runs, strict=False):
+        seeds, spent, values = np.stack(together, axis=1)
+        typical = summarise(_by_seed(seeds, values))
+        points.append((float(spent.mean()), typical.value, typical.low, typical.high))
     return pd.DataFrame(points, columns=["x", "value", "low", "high"], dtype=float)
 
 

@@ -131,13 +131,13 @@ def matched_compute(comparison: Comparison) -> Sheet | None:
     if evals.empty or evals["step"].max() == 0:
         return None
     columns, rows = ["method"], {label: dict[str, Value](method=label) for label in _tuned(evals)}
+    runs = {n: [r for _, r in evals[evals["label"] == n].groupby("seed")] for n in rows}
     for column, divisor, unit in (BUDGETS[kind] for kind in ("flops", "queries", "seconds")):
         for level in levels(float(evals[column].max()) / divisor):
             header = f"{level:,.4g} {unit}"
             columns.append(header)
             for label, row in rows.items():
-                row[header] = _at(evals[evals["label"] == label], column, level * divisor,
-                                  comparison.reward)  # fmt: skip
+                row[header] = _at(runs[label], column, level * divisor, comparison.reward)
     note = (
         f"{comparison.reward} on unseen prompts, of the last evaluated checkpoint that cost no "
         f"more; '-': no run of that length. {caption(comparison.seeds())}"
@@ -157,8 +157,7 @@ def levels(most: float) -> list[float]:
     return [step for step in steps if step <= most][-3:]
 
 
-def _at(rows: pd.DataFrame, column: str, level: float, reward: str) -> Estimate:
-    runs = [run for _, run in rows.groupby("seed")]
+def _at(runs: Sequence[pd.DataFrame], column: str, level: float, reward: str) -> Estimate:
     found = [targets.at_cost(run, column, reward, level) for run in runs]
     values = [value for value in found if not math.isnan(value)]
     return summarise(values) if len(values) == len(found) else point(math.nan, 0)
