@@ -3,12 +3,13 @@
 A claim of a suite's TOML file has ``paper`` (its words), ``published`` (quantities of
 ``results/published.toml``), ``measure`` (a function below), what that needs (``arms``, ``split``,
 ``of``, ...) and ``why``, if we differ. A measure gives one finding per reward; it is made so that
-the claim says: above 0.
+the claim says: above 0, or for ``speedup`` above ``times``.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -85,14 +86,14 @@ def parts_of_mixture(claim: Claim, data: Data) -> Iterator[Finding]:
 
 
 def speedup(claim: Claim, data: Data) -> Iterator[Finding]:
-    """How many times less the first arm needs for the second's final reward: above 1."""
+    """How many times less the first arm needs for the second's final reward."""
     fast, slow = claim["arms"]
     for comparison in data.comparisons:
         for kind in headline.KINDS:
             value = headline.speedup(comparison, fast, slow, kind, claim["split"])
             rose = math.isfinite(value.value)
-            said = verdict(value, 1.0) if rose else f"undecided: {slow} did not rise"
-            yield Finding(f"{comparison.reward}: {BUDGETS[kind][2]}, times fewer", value, said)
+            said = verdict(value, claim["times"]) if rose else f"undecided: {slow} did not rise"
+            yield Finding(f"{comparison.reward}: {BUDGETS[kind][2]}, times less", value, said)
 
 
 def soup(claim: Claim, data: Data) -> Iterator[Finding]:
@@ -174,10 +175,17 @@ def _halves(reward: str, data: Data, more: str, less: str) -> Iterator[Finding]:
 
 
 def sheet(rows: Sequence[tuple[str, Finding]]) -> Sheet:
-    """Findings, each with the directory of results it is from."""
+    """Findings, each with the directory of results it is from if there are several."""
     lines: list[Mapping[str, Value]] = [
-        {"results": where, "what": finding.what, "value": finding.value, "verdict": finding.verdict}
+        {"what": finding.what, "value": finding.value, "verdict": finding.verdict, "results": where}
         for where, finding in rows
     ]
-    columns = ["results", "what", "value", "verdict"]
+    columns = ["what", "value", "verdict"]
+    columns += ["results"] * (len({where for where, _ in rows}) > 1)
     return Sheet(title="", note="", columns=columns, rows=lines, styles={"value": ".4g"})
+
+
+def in_short(found: Sequence[Finding]) -> str:
+    """How many of the findings say what."""
+    words = Counter(finding.verdict.partition(":")[0] for finding in found)
+    return "; ".join(f"{n} of {len(found)} {word}" for word, n in words.items()) or "no runs yet"

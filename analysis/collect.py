@@ -17,7 +17,15 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.records import BUDGETS, ReportError, read_evals, read_json, read_lines, read_steps
+from analysis.records import (
+    BUDGETS,
+    ReportError,
+    natural,
+    read_evals,
+    read_json,
+    read_lines,
+    read_steps,
+)
 
 #: What every ``cell.json`` says.
 NEEDED = ("method", "task", "reward", "backbone", "seed", "budget", "config", "reported", "units")
@@ -65,7 +73,7 @@ class Comparison:
     @property
     def labels(self) -> list[str]:
         """The methods, sorted."""
-        return sorted({cell.label for cell in self.cells})
+        return sorted({cell.label for cell in self.cells}, key=natural)
 
     def seeds(self) -> list[int]:
         """How many seeds each method has."""

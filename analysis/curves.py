@@ -14,8 +14,15 @@ from matplotlib.lines import Line2D
 
 from analysis import targets
 from analysis.collect import Comparison
-from analysis.records import BUDGETS, SPLITS
-from analysis.statistics import caption, curve, over_seeds, performance_profile
+from analysis.records import BUDGETS, MEASURES, SPLITS
+from analysis.statistics import (
+    ENOUGH_SEEDS,
+    caption,
+    counted,
+    curve,
+    over_seeds,
+    performance_profile,
+)
 from analysis.style import (
     BASE,
     BASE_LINE,
@@ -57,27 +64,31 @@ def _curves(
     frame: pd.DataFrame | None = None,
 ) -> Figure:
     styles, evals = used(styles, comparison.labels), comparison.evals if frame is None else frame
+    splits = {split for split, _, _ in panels}
     with theme():
-        figure = Figure(figsize=(PAGE, 2.5 * shape[0] + 0.9), layout="constrained")
+        figure = Figure(figsize=(PAGE, 2.3 * shape[0]), layout="constrained")
         grid = figure.subplots(*shape, squeeze=False, sharey=True)
         for (split, column, name), axes in zip(panels, grid.flat, strict=True):
             rows = evals[evals["split"] == split]
             _base_line(axes, rows, comparison.reward)
             draw_lines(axes, rows, column, comparison.reward, styles)
-            axes.set(title=f"{SPLITS[split]} prompts", xlabel=name, xlim=(0, None))
+            axes.set(xlabel=name, xlim=(0, None))
+            if len(splits) > 1:
+                axes.set_title(f"{SPLITS[split]} prompts")
         for axes in grid[:, 0]:
             axes.set_ylabel(with_unit(comparison, comparison.reward))
-        return finish(figure, styles, caption(comparison.seeds()), {BASE: BASE_LINE})
+        note = "Training prompts. " if splits == {"train"} else ""
+        note += caption(comparison.seeds(), drawn=True)
+        return finish(figure, styles, note, {BASE: BASE_LINE})
 
 
 def overoptimisation(comparison: Comparison, styles: Looks) -> Figure:
     """Held-out rewards and what a reward hides, against the train reward, on training prompts."""
-    measures = ("diversity", "vendi", "drift", "collapse")
-    names = [n for n in (*comparison.held_out, *measures) if comparison.evals[n].notna().any()]
+    names = [n for n in (*comparison.held_out, *MEASURES) if comparison.evals[n].notna().any()]
     rows, styles = _split(comparison, "train"), used(styles, comparison.labels)
     lines = math.ceil(len(names) / 2)
     with theme():
-        figure = Figure(figsize=(PAGE, 2.4 * lines + 0.9), layout="constrained")
+        figure = Figure(figsize=(PAGE, 2.2 * lines), layout="constrained")
         grid = figure.subplots(lines, 2, squeeze=False)
         for axes in grid.flat[len(names) :]:
             axes.set_axis_off()
@@ -87,15 +98,19 @@ def overoptimisation(comparison: Comparison, styles: Looks) -> Figure:
             axes.set(
                 xlabel=with_unit(comparison, comparison.reward), ylabel=with_unit(comparison, name)
             )
-        note = "Training prompts. Paths run from the base model to the last checkpoint (large). "
-        return finish(figure, styles, note + caption(comparison.seeds()), {BASE: BASE_STAR})
+        typical = "interquartile means" if min(comparison.seeds()) >= ENOUGH_SEEDS else "means"
+        note = (
+            "Training prompts. Paths run from the base model to the last checkpoint (large); "
+            f"faint: where each seed ended. {counted(comparison.seeds())}, {typical}, no intervals."
+        )
+        return finish(figure, styles, note, {BASE: BASE_STAR})
 
 
 def pareto(comparison: Comparison, styles: Looks) -> Figure:
     """Reward against diversity: every evaluated checkpoint, and those that none beats in both."""
     rows, styles = _split(comparison, "unseen"), used(styles, comparison.labels)
     with theme():
-        figure = Figure(figsize=(COLUMN, 3.3), layout="constrained")
+        figure = Figure(figsize=(COLUMN, 2.3), layout="constrained")
         axes = figure.subplots()
         x, y = comparison.reward, "diversity"
         for label, look in styles.items():
@@ -105,13 +120,13 @@ def pareto(comparison: Comparison, styles: Looks) -> Figure:
             axes.plot(last[x], last[y], look.marker, color=look.color, ms=8, mec="white")
         _base_star(axes, rows, x, y)
         _edge(axes, front(rows[[x, y]].dropna().to_numpy()))
-        axes.set(xlabel=with_unit(comparison, x), ylabel="diversity")
+        axes.set(xlabel=with_unit(comparison, x), ylabel=with_unit(comparison, y))
         note = (
-            "Unseen prompts, every seed and evaluation, the last large. No checkpoint "
-            "is beyond the line. "
+            "Unseen prompts, every evaluation of every seed, the last large. No checkpoint is "
+            f"beyond the line. {counted(comparison.seeds())}."
         )
         extra = {BASE: BASE_STAR, "Pareto front": Line2D([], [], color=GREY, lw=0.9)}
-        return finish(figure, styles, note + caption(comparison.seeds()), extra)
+        return finish(figure, styles, note, extra)
 
 
 def front(points: np.ndarray) -> np.ndarray:
@@ -133,7 +148,10 @@ def _edge(axes: Axes, best: np.ndarray) -> None:
 
 
 def time_to_target(comparison: Comparison, styles: Looks) -> Figure | None:
-    """Share of runs that had reached the target against what they had spent; None without one."""
+    """Share of runs that had reached the target, against what they had spent.
+
+    None without a target.
+    """
     goal = targets.target(comparison)
     if goal is None:
         return None
@@ -142,7 +160,7 @@ def time_to_target(comparison: Comparison, styles: Looks) -> Figure | None:
     end = comparison.evals[column].max() / divisor or 1.0
     grid = np.linspace(0, end, 400)
     with theme():
-        figure = Figure(figsize=(COLUMN, 3.3), layout="constrained")
+        figure = Figure(figsize=(COLUMN, 2.3), layout="constrained")
         axes = figure.subplots()
         for number, (label, look) in enumerate(styles.items()):
             for guarded in (False, True):
@@ -168,9 +186,10 @@ def time_to_target(comparison: Comparison, styles: Looks) -> Figure | None:
         floors = ", ".join(f"{name} at least {floor:.3g}" for name, floor in goal.floors.items())
         note = (
             f"Target: {comparison.reward} {goal.level:.4g} on training prompts. Thick: with "
-            f"{floors}; thin: reward alone. Marks: runs. "
+            f"{floors}; thin: reward alone. Marks: runs; lines at one height are drawn apart. "
+            f"{counted(comparison.seeds())}."
         )
-        return finish(figure, styles, note + caption(comparison.seeds()), {})
+        return finish(figure, styles, note, {})
 
 
 def _split(comparison: Comparison, split: str) -> pd.DataFrame:
@@ -179,7 +198,7 @@ def _split(comparison: Comparison, split: str) -> pd.DataFrame:
 
 def with_unit(comparison: Comparison, column: str) -> str:
     """A reward or measure as an axis is labelled."""
-    unit = comparison.units.get(column)
+    unit = comparison.units.get(column) or MEASURES.get(column)
     return f"{column} ({unit})" if unit else column
 
 
@@ -202,12 +221,12 @@ def draw_lines(
         mine = rows[rows["label"] == label]
         if mine.empty:
             continue
-        seeds = mine.groupby("cell")
-        for _, seed in seeds if len(seeds) > 1 else ():
-            seed = seed.tail(1) if last else seed
-            axes.plot(seed[x], seed[y], color=look.color, alpha=0.4, linewidth=0.6,
-                      marker=look.marker, markersize=1.8 + 1.5 * last,
-                      markeredgewidth=0)  # fmt: skip
+        seeds = [seed[[x, y]].to_numpy(float) for _, seed in mine.groupby("cell")]
+        if len(seeds) > 1:  # one line with gaps: much faster than one for each seed
+            gap = [[math.nan, math.nan]]
+            ends = np.concatenate([np.concatenate([s[-1:] if last else s, gap]) for s in seeds])
+            axes.plot(*ends.T, color=look.color, alpha=0.4, linewidth=0.6, marker=look.marker,
+                      markersize=1.8 + 1.5 * last, markeredgewidth=0)  # fmt: skip
         mean = curve(mine, x, y)
         axes.plot(mean["x"], mean["value"], **vars(look), linewidth=1.6, markersize=5,
                   markeredgecolor="white", markeredgewidth=0.5, zorder=3)  # fmt: skip

@@ -115,7 +115,7 @@ def sheet(comparison: Comparison, fast: str, slow: str) -> Sheet:
             "above the base model": summarise([v - base for v in ends[comparison.reward]]),
         }
         for kind in KINDS:
-            row[f"{BUDGETS[kind][2]}, times fewer"] = speedup(comparison, fast, slow, kind, split)
+            row[f"{BUDGETS[kind][2]}, times less"] = speedup(comparison, fast, slow, kind, split)
         rows.append(row)
     note = (
         f"What {slow} spent in all, over what {fast} had spent at {slow}'s final "
@@ -123,8 +123,17 @@ def sheet(comparison: Comparison, fast: str, slow: str) -> Sheet:
         f"never got there. inf: it was there from the start, as {slow} did not rise. "
         f"{caption(comparison.seeds())}"
     )
-    styles = {column: ".3g" for column in rows[0] if column.endswith("times fewer")}
+    styles = {column: ".3g" for column in rows[0] if column.endswith("times less")}
     return Sheet(title=comparison.title, note=note, columns=list(rows[0]), rows=rows, styles=styles)
+
+
+def _in_words(times: Estimate, fast: str, slow: str) -> str:
+    if math.isinf(times.value):
+        return f"{slow} did not rise"
+    if times.value == 0:
+        return f"{fast} never got there"
+    interval = "" if math.isnan(times.low) else f" [{times.low:.3g}, {times.high:.3g}]"
+    return f"{times.value:.3g} times less{interval}"
 
 
 def figure(comparison: Comparison, styles: Looks, fast: str, slow: str) -> Figure:
@@ -132,7 +141,7 @@ def figure(comparison: Comparison, styles: Looks, fast: str, slow: str) -> Figur
     styles, train = used(styles, comparison.labels), comparison.evals
     train = train[train["split"] == "train"]
     with theme():
-        drawn = Figure(figsize=(PAGE, 3.1), layout="constrained")
+        drawn = Figure(figsize=(PAGE, 2.3), layout="constrained")
         for axes, kind in zip(drawn.subplots(1, len(KINDS), sharey=True), KINDS, strict=True):
             column, divisor, unit = BUDGETS[kind]
             rows = train.assign(**{unit: train[column] / divisor})
@@ -145,9 +154,13 @@ def figure(comparison: Comparison, styles: Looks, fast: str, slow: str) -> Figur
             if math.isfinite(paid):
                 ends = [paid / divisor, theirs[-1, 0] / divisor]
                 axes.plot(ends, [level, level], color=GREY, lw=1, marker="|", zorder=4)
-            interval = "" if math.isnan(times.low) else f" [{times.low:.3g}, {times.high:.3g}]"
-            axes.set_title(f"{times.value:.3g} times fewer{interval}")
+            axes.set_title(_in_words(times, fast, slow))
             axes.set(xlabel=unit, xlim=(0, None))
         drawn.axes[0].set_ylabel(with_unit(comparison, comparison.reward))
-        note = f"Training {comparison.task}. Grey: {slow}'s final reward, where {fast} has it. "
-        return finish(drawn, styles, note + caption(comparison.seeds()), {BASE: BASE_LINE})
+        note = (
+            f"Training prompts. Grey: {slow}'s final reward, from where {fast} has it; above: how "
+            "much less that took. "
+        )
+        return finish(
+            drawn, styles, note + caption(comparison.seeds(), drawn=True), {BASE: BASE_LINE}
+        )

@@ -13,15 +13,30 @@ from jinja2 import Environment, FileSystemLoader, select_autoescape
 from analysis.sheets import Sheet
 
 SIDES = ("first", "second")
+#: What stands above the tables of a comparison.
+HEADS = {
+    "table": "Rewards: training and unseen prompts",
+    "measures": "What a reward alone hides",
+    "costs": "What a run took",
+    "matched_compute": "Reward at equal compute, data and time",
+    "time_to_target": "Compute, data and time to the target",
+    "pairs": "Method against method",
+    "ablation": "Variants of one method",
+}
 
 
 @dataclass(frozen=True)
 class Section:
-    """A chapter of the page: tables, PNG files by caption, and pairs of the preference test."""
+    """A chapter of the page: tables, PNG files by caption, and pairs of the preference test.
+
+    ``grids`` of pictures follow the tables; ``folded`` ones are shown on request.
+    """
 
     title: str
     sheets: dict[str, Sheet] = field(default_factory=dict)
     figures: dict[str, bytes] = field(default_factory=dict)
+    grids: dict[str, bytes] = field(default_factory=dict)
+    folded: dict[str, bytes] = field(default_factory=dict)
     questions: list[dict[str, str]] = field(default_factory=list)
 
 
@@ -41,8 +56,9 @@ def page(sections: Sequence[Section], notes: Sequence[str]) -> str:
         question | {"comparison": title} | {side: number[question[side]] for side in SIDES}
         for title, question in asked
     ]
-    template = environment.get_template("page.html")
-    return template.render(sections=sections, notes=notes, questions=questions, pictures=list(uris))
+    template = environment.get_template("page.html", globals={"HEADS": HEADS})
+    text = template.render(sections=sections, notes=notes, questions=questions, pictures=list(uris))
+    return text.lstrip()
 
 
 def _uri(png: bytes) -> str:

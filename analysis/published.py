@@ -43,11 +43,15 @@ def said(quantities: Sequence[str]) -> str:
     for quantity in quantities:
         if quantity not in known:
             raise ReportError(f"{FILE.name}: no quantity {quantity!r}")
+    found: dict[tuple[str, str, str], list[str]] = {}  # several methods' values of one quantity
+    for v in values():
+        if v["quantity"] in quantities:
+            trust = ", ".join(filter(None, (v.get("where"), v["certainty"])))
+            same = found.setdefault((v["quantity"], v["unit"], trust), [])
+            same.append(f"{v['method']} {v['value']:,g}")
     return "; ".join(
-        f"{v['method']}{', ' + v['reward'] if 'reward' in v else ''}: {v['value']:,g} {v['unit']}, "
-        f"{v['quantity']} ({', '.join(filter(None, (v.get('where'), v['certainty'])))})"
-        for v in values()
-        if v["quantity"] in quantities
+        f"{quantity}: {', '.join(same)} {unit} ({trust})"
+        for (quantity, unit, trust), same in found.items()
     )
 
 

@@ -7,6 +7,7 @@ where no method can run.
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,13 @@ from typing import Any
 import pandas as pd
 
 COUNTERS = ("flops", "reward_queries", "nfe", "seconds")
-MEASURES = ("diversity", "vendi", "drift", "collapse")  # what a reward alone hides
+#: What a reward alone hides, with units.
+MEASURES = {
+    "diversity": "1 - cosine",
+    "vendi": "pictures",
+    "drift": "1 - cosine",
+    "collapse": "cosine",
+}
 SPLITS = {"train": "training", "unseen": "unseen"}  # of a run's evaluations, and in words
 # budget kind -> (column of the evaluations, divisor, axis label)
 BUDGETS = {
@@ -25,6 +32,11 @@ BUDGETS = {
     "flops": ("flops", 1e12, "TFLOP"),
     "seconds": ("seconds", 1.0, "seconds"),
 }
+
+
+def natural(label: str) -> list[tuple[int, str]]:
+    """Sorts labels as people do: K = 5 before K = 10."""
+    return [(int(part or 0) if part.isdigit() else -1, part) for part in re.split(r"(\d+)", label)]
 
 
 class ReportError(Exception):

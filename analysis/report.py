@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from io import BytesIO
 from itertools import repeat
@@ -33,10 +33,10 @@ def write_report(*runs: Path, out: Path | None = None) -> str:
     styles, sheets = looks(sorted(labels)), dict[str, list[Sheet]]()
     drawn = [c for c in found.comparisons if not c.evals.empty]
     sections = _all_runs(drawn, styles, out)
+    sections += [_evaluation(evaluated, out) for evaluated in found.evaluated if evaluated.rows]
     for section in sections:
         for name, built in section.sheets.items():
             sheets.setdefault(name, []).append(built)
-    sections += [_evaluation(evaluated, out) for evaluated in found.evaluated if evaluated.rows]
     notes = list(found.notes)
     others = {
         "across": tables.across(drawn),
@@ -81,12 +81,17 @@ def _runs(comparison: Comparison, styles: Looks, out: Path, suffix: str) -> Sect
                 write(out / f"{name}{suffix}.pdf", encoded(figure, "pdf"))
                 png = encoded(figure, "png")
                 write(out / f"{name}{suffix}.png", png)
-                section.figures[name.replace("_", " ")] = png
-    grids = {"methods": gallery.methods(comparison)}
+                section.figures[_said(draw)] = png
+    grid = gallery.methods(comparison)
+    _picture(section.grids, _said(gallery.methods), grid, out / f"methods{suffix}.png")
     for label in comparison.labels:
-        grids[f"before_after_{slug(label)}"] = gallery.before_after(comparison, label)
-        grids[f"along_training_{slug(label)}"] = gallery.along_training(comparison, label)
-    _pictures(section, grids, out, suffix)
+        name, grid = f"before_after_{slug(label)}{suffix}", gallery.before_after(comparison, label)
+        _picture(section.folded, f"{label}: before and after.", grid, out / f"{name}.png")
+        name, grid = (
+            f"along_training_{slug(label)}{suffix}",
+            gallery.along_training(comparison, label),
+        )
+        _picture(section.folded, f"{label}: along training.", grid, out / f"{name}.png")
     section.questions.extend(preference.questions(comparison))
     return section
 
@@ -97,22 +102,26 @@ def _evaluation(evaluated: Evaluated, out: Path) -> Section:
     if draw := soups.FIGURES.get(evaluated.info["kind"]):
         figure = draw(evaluated)
         write(out / f"{name}.pdf", encoded(figure, "pdf"))
-        section.figures[name] = encoded(figure, "png")
-        write(out / f"{name}.png", section.figures[name])
+        section.figures[_said(draw)] = encoded(figure, "png")
+        write(out / f"{name}.png", section.figures[_said(draw)])
     section.sheets["evaluate"] = soups.sheet(evaluated)
-    _pictures(section, {f"{name}_pictures": gallery.along_soup(evaluated)}, out, "")
+    grid = gallery.along_soup(evaluated)
+    _picture(section.grids, _said(gallery.along_soup), grid, out / f"{name}_pictures.png")
     return section
 
 
-def _pictures(
-    section: Section, grids: dict[str, Image.Image | None], out: Path, suffix: str
-) -> None:
-    for name, grid in grids.items():
-        if grid:
-            buffer = BytesIO()
-            grid.save(buffer, "PNG", compress_level=3)
-            write(out / f"{name}{suffix}.png", buffer.getvalue())
-            section.figures[name.replace("_", " ")] = buffer.getvalue()
+def _picture(shown: dict[str, bytes], caption: str, grid: Image.Image | None, path: Path) -> None:
+    """Keep a grid, if there is one, and show it on the page."""
+    if grid:
+        buffer = BytesIO()
+        grid.save(buffer, "PNG", compress_level=3)
+        shown[caption] = buffer.getvalue()
+        write(path, shown[caption])
+
+
+def _said(draw: Callable[..., object]) -> str:
+    """The first line of its docstring: what a figure shows."""
+    return (draw.__doc__ or "").partition("\n")[0]
 
 
 def slug(label: str) -> str:

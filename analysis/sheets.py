@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -40,6 +41,19 @@ class Sheet:
         rows = [[self.text(c, row.get(c, "-")) for c in self.columns] for row in self.rows]
         return [[escape(piece) for piece in line] for line in ([*self.columns], *rows)]
 
+    def words(self) -> list[bool]:
+        """For each column whether it holds words, which read from the left, and no number."""
+        rows = self.lines()[1:]
+        return [
+            number == 0 or not any(is_number(line[number]) for line in rows)
+            for number in range(len(self.columns))
+        ]
+
+
+def is_number(text: str) -> bool:
+    """Whether a cell starts with a number."""
+    return bool(re.match(r"-?[\d.,]*\d|-?inf\b", text))
+
 
 def point(value: float, seeds: int = 1) -> Estimate:
     """A number without an interval."""
@@ -49,20 +63,29 @@ def point(value: float, seeds: int = 1) -> Estimate:
 def markdown(sheet: Sheet) -> str:
     """Title, pipe table (padded so that it also reads in a terminal) and note."""
     lines = sheet.lines(lambda text: text.replace("|", "\\|"))
+    words = sheet.words()
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    rules = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    rules = [
+        "-" * width if left else "-" * (width - 1) + ":"
+        for width, left in zip(widths, words, strict=True)
+    ]
     text = ""
-    for first, *rest in (lines[0], rules, *lines[1:]):
-        padded = [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
-        text += f"| {' | '.join([first.ljust(widths[0]), *padded])} |\n"
-    return f"{sheet.title}\n\n{text}\n{sheet.note}\n"
+    for line in (lines[0], rules, *lines[1:]):
+        padded = [
+            cell.ljust(width) if left else cell.rjust(width)
+            for cell, width, left in zip(line, widths, words, strict=True)
+        ]
+        text += f"| {' | '.join(padded)} |\n"
+    return (
+        "\n".join(filter(None, (f"{sheet.title}\n" * bool(sheet.title), text, sheet.note))) + "\n"
+    )
 
 
 def latex(sheet: Sheet) -> str:
     """A booktabs tabular, with the title as a comment."""
     header, *lines = [" & ".join(cells) + r" \\" for cells in sheet.lines(_latex_escape)]
     inner = "\n".join([r"\toprule", header, r"\midrule", *lines, r"\bottomrule"])
-    columns = "l" + "r" * (len(sheet.columns) - 1)
+    columns = "".join("l" if left else "r" for left in sheet.words())
     return f"% {sheet.title}\n\\begin{{tabular}}{{{columns}}}\n{inner}\n\\end{{tabular}}\n"
 
 

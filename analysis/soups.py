@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from analysis.collect import Evaluated
 from analysis.records import MEASURES
 from analysis.sheets import Sheet, Value
-from analysis.statistics import ENOUGH_SEEDS, Estimate, summarise
+from analysis.statistics import Estimate, caption, summarise
 from analysis.style import BASE, BASE_LINE, GREY, PAGE, finish, theme
 
 # In greys: colours are the methods'.
@@ -34,18 +37,26 @@ def values(row: Any) -> dict[str, float]:
     return {**row["rewards"], **{name: row[name] for name in MEASURES}}
 
 
-def typical(evaluated: Sequence[Evaluated]) -> Evaluated:
-    """One evaluation for the same of several seeds' checkpoints: the values of a typical run."""
-    rows = []
-    for same in zip(*(one.rows for one in evaluated), strict=True):
-        score = {name: over(same, name).value for name in values(same[0])}
-        rewards = {name: score[name] for name in same[0]["rewards"]}
-        rows.append({**same[0], "rewards": rewards} | {name: score[name] for name in MEASURES})
-    info = dict(evaluated[0].info)
-    info["checkpoints"] = [
-        {**c, "seed": None, "path": f"{c['method']} on {c['reward']}"} for c in info["checkpoints"]
-    ]
-    return Evaluated(path=evaluated[0].path, info=info, rows=rows)
+def title(evaluated: Sequence[Evaluated]) -> str:
+    """What was evaluated; of several seeds' checkpoints, without the seeds."""
+    if len(evaluated) == 1:
+        return evaluated[0].title
+    return f"{evaluated[0].info['backbone']}: {'; '.join(_names(evaluated))}"
+
+
+def _names(evaluated: Sequence[Evaluated]) -> list[str]:
+    """The checkpoints, in a few words."""
+    checkpoints = evaluated[0].info["checkpoints"]
+    if all(c.get("method") for c in checkpoints):
+        return [f"{c['method']} on {c['reward']}" for c in checkpoints]
+    return [Path(c["path"]).name for c in checkpoints]
+
+
+def changes(evaluated: Sequence[Evaluated], split: str, name: str) -> np.ndarray:
+    """(seeds, candidates): a value minus the base model's on the same noise."""
+    rows = [[values(row)[name] for row in one.rows if row["split"] == split] for one in evaluated]
+    found = np.asarray(rows, dtype=float)
+    return np.asarray(found[:, 1:] - found[:, :1])
 
 
 def over(same: Sequence[Any], name: str) -> Estimate:
@@ -53,62 +64,83 @@ def over(same: Sequence[Any], name: str) -> Estimate:
     return summarise([values(row)[name] for row in same])
 
 
-def sweep(evaluated: Evaluated) -> Figure:
+def sweep(*evaluated: Evaluated) -> Figure:
     """Changes from the base model against the coefficient of the last checkpoint, per split."""
-    series: dict[str, Any] = {}
+    series = []
     for split, look in SPLIT_LOOKS.items():
-        rows = [row for row in evaluated.rows[1:] if row["split"] == split and row["candidate"]]
+        rows = [row for row in evaluated[0].rows if row["split"] == split and row["candidate"]]
         if rows:
-            series[split] = (look, [row["coefficients"][-1] for row in rows], rows)
-    names = [Path(c["path"]).name for c in evaluated.info["checkpoints"]]
+            at = {number: row["coefficients"][-1] for number, row in enumerate(rows)}
+            series.append(Series(look, split, at))
+    names = _names(evaluated)
     ends = (BASE if len(names) == 1 else names[0], names[-1])
     note = f"0: {ends[0]}. 1: {ends[1]}. Mixed are the products B A."
-    return _panels(evaluated, series, f"coefficient of {names[-1]}", note)
+    return _panels(evaluated, series, "coefficient", note)
 
 
-def early_late(evaluated: Evaluated) -> Figure:
+def early_late(*evaluated: Evaluated) -> Figure:
     """Changes from the base model against the share of the chain in which adapters are used."""
-    split = evaluated.rows[-1]["split"]
-    rows = [row for row in evaluated.rows if row["split"] == split and row["candidate"]]
-    series = {}
+    split = evaluated[0].rows[-1]["split"]
+    rows = [row for row in evaluated[0].rows if row["split"] == split and row["candidate"]]
+    series = []
     for part, look in PART_LOOKS.items():
-        mine = [r for r in rows if (r["part"][0] == 0 if part == "first" else r["part"][1] == 1)]
-        mine.sort(key=lambda row: row["part"][1] - row["part"][0])
-        series[part] = (look, [100 * (r["part"][1] - r["part"][0]) for r in mine], mine)
-    note = f"Split: {split}. Adapters off in the other sampling steps."
-    return _panels(evaluated, series, "sampling steps with adapters (%)", note)
+        mine = [k for k, r in enumerate(rows) if r["part"][part == "last"] == (part == "last")]
+        shares = {k: 100 * (rows[k]["part"][1] - rows[k]["part"][0]) for k in mine}
+        series.append(Series(look, split, dict(sorted(shares.items(), key=lambda kv: kv[1]))))
+    prompts = SPLIT_LOOKS[split]["label"]
+    note = f"{prompts.capitalize()}. Adapters are off in the other sampling steps."
+    return _panels(evaluated, series, "steps with adapters (%)", note)
 
 
-def _panels(evaluated: Evaluated, series: dict[str, Any], xlabel: str, note: str) -> Figure:
-    names = list(values(evaluated.rows[0]))
+@dataclass(frozen=True)
+class Series:
+    """A line of every panel: its look, and where each candidate (by number) stands."""
+
+    look: Mapping[str, Any]
+    split: str
+    at: Mapping[int, float]
+
+
+def _panels(
+    evaluated: Sequence[Evaluated], series: Sequence[Series], xlabel: str, note: str
+) -> Figure:
+    names, units = list(values(evaluated[0].rows[0])), MEASURES | evaluated[0].info["units"]
     height = -(-len(names) // 3)
     with theme():
-        figure = Figure(figsize=(PAGE, 2.0 * height + 0.9), layout="constrained")
+        figure = Figure(figsize=(PAGE, 1.9 * height), layout="constrained")
         grid = figure.subplots(height, 3, squeeze=False, sharex=True)
         for axes in grid.flat[len(names) :]:
             axes.set_axis_off()
         for axes, name in zip(grid.flat, names, strict=False):
-            _panel(axes, name, series, evaluated.rows)
-            unit = evaluated.info["units"].get(name)
+            axes.axhline(0, color=GREY, lw=1, ls="--", zorder=1)
+            for one in series:
+                _line(axes, one, changes(evaluated, one.split, name))
+            unit = units.get(name)
             axes.set_title(f"{name} ({unit})" if unit else name)
         for axes in grid.flat[max(0, len(names) - 3) : len(names)]:
             axes.tick_params(labelbottom=True)
-        grid[-1, 0].set_xlabel(xlabel, loc="left")
-        handles = {look["label"]: _handle(grid[0, 0], look) for look, _, _ in series.values()}
-        note += " Values minus the base model's on the same noise; one evaluation, so no interval."
+            axes.set_xlabel(xlabel)
+        for axes in grid[:, 0]:
+            axes.set_ylabel("change")
+        handles = {one.look["label"]: Line2D([], [], lw=1.5, ms=4.5, **one.look) for one in series}
+        note += f" Values minus the base model's on the same noise. {_counted(len(evaluated))}"
         return finish(figure, {}, note, {BASE: BASE_LINE} | handles)
 
 
-def _panel(axes: Axes, name: str, series: dict[str, Any], rows: Sequence[Any]) -> None:
-    base = {row["split"]: values(row)[name] for row in rows if row["candidate"] == 0}
-    axes.axhline(0, color=GREY, lw=1, ls="--", zorder=1)
-    for look, x, mine in series.values():
-        changes = [values(row)[name] - base[row["split"]] for row in mine]
-        axes.plot(x, changes, lw=1.5, ms=4.5, **look)
+def _line(axes: Axes, one: Series, found: np.ndarray) -> None:
+    """The typical run with its interval, the seeds behind it."""
+    x, found = list(one.at.values()), found[:, list(one.at)]
+    color = one.look["color"]
+    if len(found) > 1:
+        axes.plot(x, found.T, lw=0.6, alpha=0.4, color=color)
+    typical = [summarise(column) for column in found.T.tolist()]
+    low, high = [v.low for v in typical], [v.high for v in typical]
+    axes.fill_between(x, low, high, color=color, alpha=0.15, lw=0)
+    axes.plot(x, [v.value for v in typical], lw=1.5, ms=4.5, **one.look)
 
 
-def _handle(axes: Axes, look: dict[str, Any]) -> Any:
-    return axes.plot([], [], lw=1.5, ms=4.5, **look)[0]
+def _counted(seeds: int) -> str:
+    return "One checkpoint, so no interval." if seeds == 1 else caption([seeds], drawn=True)
 
 
 #: The figure for each kind of evaluation that has one.
@@ -119,7 +151,7 @@ def sheet(*evaluated: Evaluated) -> Sheet:
     """Rewards and measures of every candidate on every split; of several seeds' checkpoints."""
     rows: list[dict[str, Value]] = [
         {
-            "": str(same[0]["name"]),
+            "candidate": str(same[0]["name"]),
             "split": str(same[0]["split"]),
             **{name: over(same, name) for name in values(same[0])},
         }
@@ -127,7 +159,5 @@ def sheet(*evaluated: Evaluated) -> Sheet:
     ]
     note = "Fixed noise, the same for all rows. Drift is the distance from the base model."
     if len(evaluated) > 1:
-        intervals = ", 95 % bootstrap intervals" * (len(evaluated) >= ENOUGH_SEEDS)
-        note += f" Of the checkpoints of {len(evaluated)} seeds{intervals}."
-    title = typical(evaluated).title if len(evaluated) > 1 else evaluated[0].title
-    return Sheet(title=title, note=note, columns=list(rows[0]), rows=rows)
+        note += f" {caption([len(evaluated)])}"
+    return Sheet(title=title(evaluated), note=note, columns=list(rows[0]), rows=rows)

@@ -36,7 +36,8 @@ def stratified(tasks: Sequence[Sequence[float]]) -> Estimate:
     From 5 seeds per task on: the interquartile mean of all runs (the mean without the lowest and
     highest quarter) and its percentile bootstrap interval, resampling seeds within each task, as
     Agarwal et al. 2021 (arXiv 2108.13264) advise: were the training repeated with other seeds, the
-    interval would hold the true value about 95 times in 100. Below: the plain mean and no
+    interval would hold the true value about 95 times in 100 from 10 seeds on, 91 times with 5
+    (1,000 simulated samples of one normal task). Below: the plain mean and no
     interval, because a bootstrap of so few values covers the truth far less often than it says. A
     NaN is a diverged run and makes the result NaN: leaving it out would flatter the method.
     """
@@ -151,10 +152,11 @@ def _bootstrapped(
 
 def over_seeds(rows: pd.DataFrame, column: str) -> Estimate:
     """Summarise ``column``, first averaged within each seed so that a repeat is no new seed."""
-    values = rows[column]
-    if not rows["seed"].is_unique:
-        values = rows.groupby("seed")[column].mean(skipna=False)
-    return summarise(sorted(values.tolist()))
+    return summarise(_by_seed(rows["seed"].to_numpy(float), rows[column].to_numpy(float)))
+
+
+def _by_seed(seeds: np.ndarray, values: np.ndarray) -> list[float]:
+    return sorted(float(values[seeds == seed].mean()) for seed in np.unique(seeds))
 
 
 def curve(rows: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
@@ -165,13 +167,14 @@ def curve(rows: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
     so that no point is a mean over fewer seeds than its neighbours.
     """
     rows = rows.sort_values(["step", "fraction"], kind="stable")
-    rank = rows.groupby("cell").cumcount()
-    shortest = rows.groupby("cell").size().min()
+    runs = [
+        run.to_numpy(float) for _, run in rows.set_index("cell")[["seed", x, y]].groupby("cell")
+    ]
     points: list[tuple[float, ...]] = []
-    for _, group in rows.groupby(rank):
-        if len(points) < shortest:
-            at, y_at = float(group[x].mean()), over_seeds(group, y)
-            points.append((at, y_at.value, y_at.low, y_at.high))
+    for together in zip(*runs, strict=False):
+        seeds, spent, values = np.stack(together, axis=1)
+        typical = summarise(_by_seed(seeds, values))
+        points.append((float(spent.mean()), typical.value, typical.low, typical.high))
     return pd.DataFrame(points, columns=["x", "value", "low", "high"], dtype=float)
 
 
@@ -181,16 +184,22 @@ def last_rows(evals: pd.DataFrame) -> pd.DataFrame:
     return tuned.loc[tuned.groupby(["cell", "split"])["step"].idxmax()]
 
 
-def caption(seeds: Sequence[int]) -> str:
-    """How to read values made from so many seeds per method."""
+def counted(seeds: Sequence[int]) -> str:
+    """How many seeds the methods have, in words."""
     fewest, most = min(seeds), max(seeds)
     count = f"{fewest} seed{'s' * (fewest != 1)}" if fewest == most else f"{fewest}-{most} seeds"
+    return f"{count} per method"
+
+
+def caption(seeds: Sequence[int], drawn: bool = False) -> str:
+    """How to read values made from so many seeds per method; ``drawn``: one by one, too."""
+    fewest, most, count = min(seeds), max(seeds), counted(seeds)
     if most == 1:
         return "One seed per method: every value is a single run, and differences may be chance."
     if fewest >= ENOUGH_SEEDS:
-        return f"{count} per method: interquartile mean, 95 % bootstrap interval over seeds."
+        return f"{count}: interquartile mean, 95 % bootstrap interval over seeds."
     mixed = "" if most < ENOUGH_SEEDS else " (interquartile mean and 95 % interval from 5 seeds on)"
     return (
-        f"{count} per method: mean, every seed drawn{mixed}. Intervals from fewer than "
+        f"{count}: mean{', every seed drawn' * drawn}{mixed}. Intervals from fewer than "
         f"{ENOUGH_SEEDS} seeds under-cover, so none is given."
     )

@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from analysis.records import natural
+
 # Slots in this order keep a method's look the same from one report to the next; others follow.
 KNOWN = ("alignprop", "ddpo", "rwr", "refl", "draft-lv", "drtune", "dpok", "d3po")
 COLOURS = [sns.color_palette("colorblind").as_hex()[i] for i in (0, 3, 2, 1, 4, 5, 9, 7)]
@@ -54,7 +56,8 @@ def looks(labels: Sequence[str]) -> Looks:
     """Labels in drawing order, each with a look that differs in colour, marker and dash."""
     taken = {label: KNOWN.index(label) for label in labels if label in KNOWN}
     free = (slot for slot in range(len(labels) + len(KNOWN)) if slot not in taken.values())
-    slots = taken | {label: next(free) for label in sorted(set(labels) - set(taken))}
+    others = sorted(set(labels) - set(taken), key=natural)
+    slots = taken | {label: next(free) for label in others}
     ordered = sorted(slots, key=lambda label: slots[label])
     return {label: _look(slots[label]) for label in ordered}
 
@@ -72,19 +75,21 @@ def theme() -> Iterator[None]:
 
 
 def finish(figure: Figure, styles: Looks, note: str, extra: dict[str, Line2D]) -> Figure:
-    """Tidy all axes, one legend above for all, ``note`` below."""
+    """Tidy all axes, one legend above for all, ``note`` below; the figure grows by these two."""
     for axes in figure.axes:
         _tidy(axes)
     lines = {k: Line2D([], [], **vars(look), lw=1.6, ms=4.5) for k, look in styles.items()}
     handles = {**extra, **lines}
     width = figure.get_figwidth()
     longest = 0.55 + 0.068 * max(map(len, handles), default=1)
+    columns = max(1, min(len(handles), int(width / longest)))
     if handles:
-        columns = max(1, min(len(handles), int(width / longest)))
         figure.legend([*handles.values()], [*handles], loc="outside upper center", frameon=False,
                       ncols=columns, handlelength=3)  # fmt: skip
-    text = textwrap.fill(note, int(width * 17))
-    figure.supxlabel(text, x=0.01, ha="left", fontsize=7.5, color=GREY)
+    text = textwrap.wrap(note.replace("95 %", "95\N{NO-BREAK SPACE}%"), int(width * 17))
+    figure.supxlabel("\n".join(text), x=0.01, ha="left", fontsize=7.5, color=GREY)
+    rows = -(-len(handles) // columns)
+    figure.set_figheight(figure.get_figheight() + 0.18 * rows + 0.125 * len(text) + 0.2)
     return figure
 
 

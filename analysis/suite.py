@@ -8,6 +8,7 @@ files. ``python -m analysis DIR`` writes everything again from the records alone
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from analysis import claims, curves, headline, published, soups, tables
 from analysis.collect import Collected, Comparison, Evaluated, collect
 from analysis.records import ReportError, read_json, read_toml
 from analysis.report import slug, write
-from analysis.sheets import Sheet, markdown
+from analysis.sheets import Sheet, Value, markdown
 from analysis.style import Looks, encoded, looks
 
 ROOT = Path(__file__).parent.parent
@@ -89,7 +90,7 @@ def _write_item(item: Item) -> None:
         sheets += _sheets(item, comparison)
     for kind in set(soups.FIGURES) & set(item.text.get("figures", ())):
         for reward, same in _by_checkpoint(item.data.evaluated, kind).items():
-            figure = soups.FIGURES[kind](soups.typical(same))
+            figure = soups.FIGURES[kind](*same)
             _keep(item, f"{kind}-{slug(reward)}", encoded(figure, "png"))
             sheets.append(soups.sheet(*same))
     if item.data.memory:
@@ -152,25 +153,33 @@ def _keep(item: Item, name: str, content: bytes) -> None:
 def _page(root: Path, items: Sequence[Item]) -> Iterator[str]:
     yield "# Results, claim by claim\n"
     yield (
-        "What the paper says, what we see, and why we think so where they differ. Written from the "
-        "records; only the paper's words and the reasons are typed by hand, in the suite's TOML "
-        "files. A value with an interval is the interquartile mean over seeds and "
-        "its 95 % bootstrap interval; *holds* and *fails* need all of the interval on one side, "
-        "*undecided* is the rest. Certainty of published numbers: source, read in the primary "
-        "source; figure, read off its figure by eye; quoted, by a third party; weak, from one "
+        "What the paper says, what we see, and why we think so where they differ. Written by "
+        "`python -m analysis` from the records; only the paper's words and the reasons are typed "
+        "by hand, in the suite's TOML files.\n"
+    )
+    yield (
+        "- A value with an interval is the interquartile mean over seeds and its 95 % bootstrap "
+        "interval.\n"
+        "- A claim *holds* or *fails* where all of the interval is on one side; it is *undecided* "
+        "else. Each reward, and each kind of cost, is a finding of its own.\n"
+        "- Published numbers are as certain as they say: *source*, read in the primary source; "
+        "*figure*, read off its figure by eye; *quoted*, by a third party; *weak*, from one "
         "summary note.\n"
     )
     for folder in dict.fromkeys(item.folder for item in items):
         yield from _circumstances(folder, [item for item in items if item.folder == folder])
-    for name in dict.fromkeys(item.name for item in items):
-        same = [item for item in items if item.name == name]
+    groups = [[i for i in items if i.name == n] for n in dict.fromkeys(i.name for i in items)]
+    yield f"{markdown(_in_short(groups)).strip()}\n"
+    for same in groups:
+        name = same[0].name
         yield f"## {same[0].text['title']}\n"
         for number, claim in enumerate(same[0].text.get("claims", ())):
             yield from _claim(claim, number, same)
         for item in same:
             for path in item.figures:
                 target = path.relative_to(root).as_posix()
-                yield f"![{path.stem.replace('-', ' ').replace('_', ' ')}]({target})\n"
+                words = path.stem.removeprefix(f"{name}-").replace("_", " ").replace("-", ", ", 1)
+                yield f"![{same[0].text['title']}: {words}]({target})\n"
             if (table := item.folder / f"{name}.md").is_file():
                 yield f"Tables: [{item.folder.name}]({table.relative_to(root).as_posix()})\n"
     notes = [note for item in items for note in item.notes]
@@ -180,14 +189,37 @@ def _page(root: Path, items: Sequence[Item]) -> Iterator[str]:
     yield f"## {markdown(published.sheet())}"
 
 
+def _in_short(groups: Sequence[Sequence[Item]]) -> Sheet:
+    """Every claim in one line."""
+    rows: list[dict[str, Value]] = []
+    for same in groups:
+        for number, claim in enumerate(same[0].text.get("claims", ())):
+            found = [f for item in same for f in claims.findings(claim, item.data)]
+            said = " ".join(claim["paper"].split())
+            title = (
+                "" if number else f"[{same[0].text['title']}](#{_anchor(same[0].text['title'])})"
+            )
+            rows.append({"": title, "the paper": said, "what we see": claims.in_short(found)})
+    return Sheet(title="", note="", columns=["", "the paper", "what we see"], rows=rows)
+
+
+def _anchor(title: str) -> str:
+    """The name GitHub gives to a heading."""
+    return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+
+
 def _claim(claim: claims.Claim, number: int, same: Sequence[Item]) -> Iterator[str]:
-    yield f"**{number + 1}. The paper.** {claim['paper'].strip()}"
+    yield f"**{number + 1}. The paper:** {claim['paper'].strip()}\n"
     if "published" in claim:
-        yield f"Published: {published.said(claim['published'])}."
+        yield f"Published: {published.said(claim['published'])}.\n"
     rows = [(i.folder.name, f) for i in same for f in claims.findings(claim, i.data)]
-    yield f"\n{markdown(claims.sheet(rows)).strip()}\n" if rows else "\nNo runs yet.\n"
+    if not rows:
+        yield "No runs yet.\n"
+        return
+    yield f"We see ({claims.in_short([finding for _, finding in rows])}):\n"
+    yield f"{markdown(claims.sheet(rows)).strip()}\n"
     if "why" in claim:
-        yield f"**Why.** {claim['why'].strip()}\n"
+        yield f"**Why:** {claim['why'].strip()}\n"
 
 
 def _circumstances(folder: Path, items: Sequence[Item]) -> Iterator[str]:

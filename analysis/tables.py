@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -11,11 +12,12 @@ import pandas as pd
 
 from analysis import published, targets
 from analysis.collect import Comparison, settings
-from analysis.records import BUDGETS, MEASURES, SPLITS
+from analysis.records import BUDGETS, MEASURES, SPLITS, natural
 from analysis.sheets import Sheet, Value, point
 from analysis.statistics import (
     Estimate,
     caption,
+    counted,
     last_rows,
     over_seeds,
     paired_difference,
@@ -26,42 +28,62 @@ from analysis.statistics import (
 from analysis.style import BASE
 
 COSTS = {header: (column, divisor) for column, divisor, header in BUDGETS.values()}
+PEAK = "peak memory (GiB)"
 STYLES = dict.fromkeys(COSTS, ",.0f") | {"TFLOP": ",.4g", "seeds": ".0f"}
 
 
 def generalisation(comparison: Comparison) -> Sheet | None:
     """The base model, then the methods, best first by the reward on unseen prompts.
 
-    Train reward, held-out rewards and measures at the last checkpoint, on training and on unseen
-    prompts; then what it cost (per run), the number of seeds, and what was published.
+    Train reward, held-out rewards and diversity at the last checkpoint, on training and on unseen
+    prompts; then the number of seeds, and what was published.
     """
+    names = [comparison.reward, *comparison.held_out]
+    names += ["diversity"] * bool(comparison.evals["diversity"].notna().any())
+    sheet = _by_method(comparison, names)
+    known = published.beside(comparison)
+    if sheet is None or not known:
+        return sheet
+    rows = [{**row, "published": known.get(str(row["method"]), "-")} for row in sheet.rows]
+    return dataclasses.replace(sheet, columns=[*sheet.columns, "published"], rows=rows)
+
+
+def measures(comparison: Comparison) -> Sheet | None:
+    """What a reward alone hides, for the same checkpoints in the same order."""
+    names = [name for name in MEASURES if comparison.evals[name].notna().any()]
+    return _by_method(comparison, names) if names else None
+
+
+def _by_method(comparison: Comparison, names: Sequence[str]) -> Sheet | None:
+    """Values at the last checkpoints on both splits, the base model's first."""
     evals = comparison.evals
     last = last_rows(evals)
-    groups = {BASE: evals[evals["step"] == 0]}
-    groups |= {label: last[last["label"] == label] for label in comparison.labels}
     splits = [split for split in SPLITS if split in set(evals["split"])]
     if not splits:
         return None
-    measures = [name for name in MEASURES if evals[name].notna().any()]
-    names = [comparison.reward, *comparison.held_out, *measures]
     rows: list[dict[str, Value]] = []
-    for label, group in groups.items():
+    for label in comparison.labels:
+        group = last[last["label"] == label]
         if not group.empty:
-            rows.append({"method": label} | _scores(group, names, splits) | _costs(group, label))
-    decisive = f"{comparison.reward}, {SPLITS[splits[-1]]}"
-    rows.sort(key=lambda row: _rank(row, decisive))
-    scores = [f"{name}, {SPLITS[split]}" for name in names for split in splits]
-    columns = ["method", *scores, *COSTS, "seeds"]
-    known = published.beside(comparison)
-    if known:
-        columns.append("published")
-        rows = [row | {"published": known.get(str(row["method"]), "-")} for row in rows]
-    units = "; ".join(f"{k}: {v}" for k, v in comparison.units.items() if v)
-    note = f"Ranked by the reward on unseen prompts. Units: {units}. {caption(comparison.seeds())}"
+            seeds = point(int(group["seed"].nunique()))
+            rows.append({"method": label, **_scores(group, names, splits), "seeds": seeds})
+    decisive = last[last["split"] == splits[-1]].groupby("label")
+    ends = {label: over_seeds(group, comparison.reward).value for label, group in decisive}
+    rows.sort(key=lambda row: _rank(ends.get(row["method"], math.nan)))
+    base = evals[evals["step"] == 0]
+    if not base.empty:
+        rows.insert(0, {"method": BASE, **_base_scores(base, names, splits)})
+    units = {**MEASURES, **comparison.units}
+    known = "; ".join(f"{name}: {units[name]}" for name in names if units.get(name))
+    note = (
+        f"Ranked by {comparison.reward} on {SPLITS[splits[-1]]} prompts. Units: {known}. "
+        f"{caption(comparison.seeds())}"
+    )
+    columns = list(dict.fromkeys(key for row in rows for key in row))
     return Sheet(title=comparison.title, note=note, columns=columns, rows=rows, styles=STYLES)
 
 
-def _scores(group: pd.DataFrame, names: list[str], splits: list[str]) -> dict[str, Value]:
+def _scores(group: pd.DataFrame, names: Sequence[str], splits: list[str]) -> dict[str, Value]:
     return {
         f"{name}, {SPLITS[split]}": over_seeds(group[group["split"] == split], name)
         for name in names
@@ -69,20 +91,38 @@ def _scores(group: pd.DataFrame, names: list[str], splits: list[str]) -> dict[st
     }
 
 
-def _costs(group: pd.DataFrame, label: str) -> dict[str, Value]:
-    """Means per run; the counters are the same for all splits of an evaluation."""
-    spent = group.groupby("cell")[[column for column, _ in COSTS.values()]].max()
-    row: dict[str, Value] = {
-        header: point(math.nan, 0) if label == BASE else point(float(spent[column].mean()) / size)
-        for header, (column, size) in COSTS.items()
+def _rank(score: float) -> tuple[bool, float]:
+    return math.isnan(score), -score
+
+
+def _base_scores(base: pd.DataFrame, names: Sequence[str], splits: list[str]) -> dict[str, Value]:
+    """Of one model on the same noise, however many runs started from it: no interval."""
+    return {
+        f"{name}, {SPLITS[split]}": point(float(base.loc[base["split"] == split, name].mean()))
+        for name in names
+        for split in splits
     }
-    return row | {"seeds": point(int(group["seed"].nunique()))}
 
 
-def _rank(row: dict[str, Value], decisive: str) -> tuple[bool, bool, float]:
-    score = row[decisive]
-    assert isinstance(score, Estimate)
-    return row["method"] != BASE, math.isnan(score.value), -score.value
+def costs(comparison: Comparison) -> Sheet | None:
+    """What a run took: means over runs, and the most device memory where it was recorded."""
+    last = last_rows(comparison.evals)
+    rows: list[dict[str, Value]] = []
+    for label in _tuned(last):
+        spent = last[last["label"] == label].groupby("cell")[[c for c, _ in COSTS.values()]].max()
+        row: dict[str, Value] = {"method": label}
+        row |= {h: point(float(spent[c].mean()) / size) for h, (c, size) in COSTS.items()}
+        peaks = [cell.peak_bytes for cell in comparison.cells if cell.label == label]
+        if peaks := [peak / 2**30 for peak in peaks if not math.isnan(peak)]:
+            row[PEAK] = point(max(peaks), len(peaks))
+        rows.append(row)
+    if not rows:
+        return None
+    note = "Means over runs; evaluations are off the clock."
+    if any(PEAK in row for row in rows):
+        note += " Memory: the most that any run's optimizer steps had allocated on the device."
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    return Sheet(title=comparison.title, note=note, columns=columns, rows=rows, styles=STYLES)
 
 
 def matched_compute(comparison: Comparison) -> Sheet | None:
@@ -91,13 +131,13 @@ def matched_compute(comparison: Comparison) -> Sheet | None:
     if evals.empty or evals["step"].max() == 0:
         return None
     columns, rows = ["method"], {label: dict[str, Value](method=label) for label in _tuned(evals)}
+    runs = {n: [r for _, r in evals[evals["label"] == n].groupby("seed")] for n in rows}
     for column, divisor, unit in (BUDGETS[kind] for kind in ("flops", "queries", "seconds")):
         for level in levels(float(evals[column].max()) / divisor):
             header = f"{level:,.4g} {unit}"
             columns.append(header)
             for label, row in rows.items():
-                row[header] = _at(evals[evals["label"] == label], column, level * divisor,
-                                  comparison.reward)  # fmt: skip
+                row[header] = _at(runs[label], column, level * divisor, comparison.reward)
     note = (
         f"{comparison.reward} on unseen prompts, of the last evaluated checkpoint that cost no "
         f"more; '-': no run of that length. {caption(comparison.seeds())}"
@@ -117,15 +157,14 @@ def levels(most: float) -> list[float]:
     return [step for step in steps if step <= most][-3:]
 
 
-def _at(rows: pd.DataFrame, column: str, level: float, reward: str) -> Estimate:
-    runs = [run for _, run in rows.groupby("seed")]
+def _at(runs: Sequence[pd.DataFrame], column: str, level: float, reward: str) -> Estimate:
     found = [targets.at_cost(run, column, reward, level) for run in runs]
     values = [value for value in found if not math.isnan(value)]
     return summarise(values) if len(values) == len(found) else point(math.nan, 0)
 
 
 def _tuned(evals: pd.DataFrame) -> list[str]:
-    return sorted(set(evals.loc[evals["step"] > 0, "label"]))
+    return sorted(set(evals.loc[evals["step"] > 0, "label"]), key=natural)
 
 
 def time_to_target(comparison: Comparison) -> Sheet | None:
@@ -134,7 +173,7 @@ def time_to_target(comparison: Comparison) -> Sheet | None:
     if goal is None:
         return None
     rows: list[dict[str, Value]] = []
-    for label in sorted(set(comparison.evals["label"])):
+    for label in sorted(set(comparison.evals["label"]), key=natural):
         row: dict[str, Value] = {"method": label}
         for guarded, word in ((False, "reward alone"), (True, "guarded")):
             for kind in ("flops", "queries", "seconds"):
@@ -174,7 +213,8 @@ def pairs(comparison: Comparison) -> Sheet | None:
     note = (
         f"{comparison.reward} on unseen prompts, last checkpoints. Difference: same prompts and "
         "noise, averaged over seeds; its 95 % interval is over prompts, for these runs. "
-        f"P(better): a run of the first beats one of the second. {caption(comparison.seeds())}"
+        "P(better): how often a run of the first beats one of the second, with an interval over "
+        f"seeds from 5 of each on. {counted(comparison.seeds())}."
     )
     columns = ["methods", "difference", "P(better)"]
     return Sheet(title=comparison.title, note=note, columns=columns, rows=rows)
@@ -199,7 +239,7 @@ def ablation(comparison: Comparison) -> Sheet | None:
     """Variants of one method (the same configuration fields) by the values that set them apart."""
     configs = {cell.label: settings(cell.info) for cell in comparison.cells}
     last, families = last_rows(comparison.evals), dict[frozenset[str], list[str]]()
-    for label in sorted(configs):
+    for label in comparison.labels:
         families.setdefault(frozenset(configs[label]), []).append(label)
     rows: list[dict[str, Value]] = []
     varied: list[str] = []
@@ -218,20 +258,6 @@ def ablation(comparison: Comparison) -> Sheet | None:
     columns = list(dict.fromkeys(["method", *varied, *(key for row in rows for key in row)]))
     note = f"Only the settings that differ are shown. {caption(comparison.seeds())}"
     return Sheet(title=comparison.title, note=note, columns=columns, rows=rows)
-
-
-def memory(comparison: Comparison) -> Sheet | None:
-    """Peak device memory of the optimizer steps, where it was recorded."""
-    rows: list[dict[str, Value]] = []
-    for label in comparison.labels:
-        cells = [cell for cell in comparison.cells if cell.label == label]
-        peaks = [cell.peak_bytes / 2**30 for cell in cells if not math.isnan(cell.peak_bytes)]
-        if peaks:
-            rows.append({"method": label, "peak memory (GiB)": point(max(peaks), len(peaks))})
-    if not rows:
-        return None
-    note = "The most that any run's optimizer steps had allocated on the device."
-    return Sheet(title=comparison.title, note=note, columns=list(rows[0]), rows=rows)
 
 
 def across(comparisons: Sequence[Comparison]) -> Sheet | None:
@@ -263,9 +289,10 @@ def across(comparisons: Sequence[Comparison]) -> Sheet | None:
 #: Every table of a comparison by file name; the first is printed.
 TABLES: dict[str, Callable[[Comparison], Sheet | None]] = {
     "table": generalisation,
+    "measures": measures,
+    "costs": costs,
     "matched_compute": matched_compute,
     "time_to_target": time_to_target,
     "pairs": pairs,
     "ablation": ablation,
-    "memory": memory,
 }

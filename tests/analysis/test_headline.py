@@ -77,7 +77,7 @@ def test_sheet_and_figure_say_the_same(tmp_path: Path):
     (column,) = [c for c in sheet.columns if c.startswith("TFLOP")]
     assert sheet.text(column, sheet.rows[0][column]) == "4 [4, 4]"
     figure = headline.figure(found, looks(found.labels), "alignprop", "ddpo")
-    assert [axes.get_title() for axes in figure.axes] == ["4 times fewer [4, 4]"] * 3
+    assert [axes.get_title() for axes in figure.axes] == ["4 times less [4, 4]"] * 3
 
 
 def data(comparison: Comparison | None = None, evaluated: Path | None = None) -> claims.Data:
@@ -93,8 +93,8 @@ def data(comparison: Comparison | None = None, evaluated: Path | None = None) ->
 def test_claims_hold_fail_or_stay_undecided(tmp_path: Path):
     found = data(made(tmp_path, lambda p: -2 + 4 * p, lambda p: -2 + p, 5, spread=0.1))
 
-    def said(measure: str, *arms: str) -> claims.Finding:
-        claim = {"measure": measure, "arms": arms, "split": "unseen"}
+    def said(measure: str, *arms: str, times: float = 1) -> claims.Finding:
+        claim = {"measure": measure, "arms": arms, "split": "unseen", "times": times}
         return claims.findings(claim, found)[0]
 
     better = said("difference", "alignprop", "ddpo")
@@ -102,7 +102,8 @@ def test_claims_hold_fail_or_stay_undecided(tmp_path: Path):
     assert said("difference", "ddpo", "alignprop").verdict == "fails"
     assert said("difference", "ddpo", "ddpo").verdict == "undecided"
     assert said("gain", "alignprop").value.value == pytest.approx(4.0, abs=0.05)
-    assert said("speedup", "alignprop", "ddpo").verdict == "holds"
+    assert said("speedup", "alignprop", "ddpo").verdict == "holds"  # 4 times
+    assert said("speedup", "alignprop", "ddpo", times=25).verdict == "fails"
     assert claims.findings({"measure": "gain", "arms": ["rwr"], "split": "train"}, found) == []
 
 
@@ -123,3 +124,14 @@ def test_memory_is_within_a_factor_of_what_was_published():
         for rung in ("LoRA, every sampling step stored", "other")
     )
     assert near == "within a factor of 1.5" and far == "not within a factor of 1.5"
+
+
+def test_findings_in_short():
+    value = headline.Estimate(value=1.0, seeds=5)
+    words = ["holds", "undecided: ddpo did not rise", "holds", "holds, without an interval"]
+    found = [claims.Finding("jpeg", value, word) for word in words]
+    assert (
+        claims.in_short(found)
+        == "2 of 4 holds; 1 of 4 undecided; 1 of 4 holds, without an interval"
+    )
+    assert claims.in_short([]) == "no runs yet"

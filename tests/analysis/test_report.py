@@ -48,7 +48,15 @@ def test_everything_is_there(report: Path) -> None:
     names = {path.name for path in report.iterdir()}
     figures = [*FIGURES, "evaluate-sweep-0", "evaluate-parts-0"]
     assert {f"{name}.{kind}" for name in figures for kind in ("png", "pdf")} <= names
-    sheets = ("table", "matched_compute", "time_to_target", "pairs", "published")
+    sheets = (
+        "table",
+        "measures",
+        "costs",
+        "matched_compute",
+        "time_to_target",
+        "pairs",
+        "published",
+    )
     assert {f"{name}.{kind}" for name in sheets for kind in ("md", "csv", "tex")} <= names
     grids = ["methods", "evaluate-sweep-0_pictures", "evaluate-parts-0_pictures"]
     grids += [f"{w}_{m}" for w in ("before_after", "along_training") for m in ("alignprop", "ddpo")]
@@ -63,8 +71,11 @@ def test_a_sweep_is_drawn_as_changes_from_the_base_model(report: Path, runs: Pat
     axes = soups.sweep(evaluated).axes[0]
     base, *lines = axes.lines
     assert set(base.get_ydata()) == {0}
-    for line in lines[:2]:  # 0.5 per unit of the coefficient on both splits
+    assert len(lines) == 2  # 0.5 per unit of the coefficient on both splits
+    for line in lines:
         assert list(line.get_ydata()) == pytest.approx([0, 0.25, 0.5])
+    seeds = soups.sweep(*[evaluated] * 3)
+    assert len(seeds.axes[0].lines) == 1 + 2 * (3 + 1)  # every seed, and the typical one
 
 
 def test_the_page_needs_no_network(report: Path) -> None:

@@ -83,6 +83,8 @@ def test_paired_differences_count_every_prompt_once() -> None:
     shifts = [[0.1 * i] for i in range(20)]
     many = paired_difference(shifts)
     assert many.low < many.value == pytest.approx(0.95) and many.high > many.value
+    half = stats.norm.ppf(0.975) * np.std(shifts) / math.sqrt(20)  # of a mean of 20 prompts
+    assert (many.low, many.high) == pytest.approx((0.95 - half, 0.95 + half), abs=0.03)
 
 
 def test_performance_profile_counts_runs_that_never_got_there() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -36,9 +37,28 @@ def test_few_seeds_give_their_mean_and_no_interval(tmp_path: Path) -> None:
     assert ours["jpeg, training"].value == pytest.approx(np.mean([final(c) for c in cells]))
     assert math.isnan(ours["jpeg, training"].low)
     assert row(sheet, "base model")["jpeg, training"].value == pytest.approx(-2.2)
-    assert ours["optimizer steps"].value == 100
-    assert ours["TFLOP"].value == pytest.approx(120)
     assert sheet and "under-cover" in sheet.note
+
+
+def test_costs_are_means_over_runs_and_memory_is_the_most(tmp_path: Path) -> None:
+    for seed in range(2):
+        cell = write_cell(tmp_path, "ddpo", seed)
+        steps = [{"step": k, "peak_bytes": (k + seed) * 2**30} for k in range(3)]
+        (cell / "steps.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
+    ours = row(tables.costs(comparison(tmp_path)), "ddpo")
+    assert (ours["optimizer steps"].value, ours["seconds"].value) == (100, 300)
+    assert ours["TFLOP"].value == pytest.approx(120)
+    assert ours[tables.PEAK].value == 3
+
+
+def test_the_base_model_is_one_model_however_many_runs_start_from_it(tmp_path: Path) -> None:
+    for seed in range(5):
+        write_cell(tmp_path, "ddpo", seed)
+    for build in (tables.generalisation, tables.measures):
+        base = row(build(comparison(tmp_path)), "base model")
+        assert "seeds" not in base
+        values = [value for name, value in base.items() if name != "method"]
+        assert len(values) >= 6 and all(math.isnan(value.low) for value in values)
 
 
 def test_five_seeds_give_an_interval(tmp_path: Path) -> None:
@@ -136,6 +156,7 @@ def test_the_three_formats_say_the_same(tmp_path: Path) -> None:
     value, low = (frame[f"jpeg, unseen{end}"].iloc[1] for end in ("", " low"))
     for text in (markdown(sheet), latex(sheet)):
         assert f"{value:.3f} [{low:.3f}, " in text
+    assert sheet.words() == [True, *[False] * (len(sheet.columns) - 1)]
 
 
 def test_published_values_have_a_source_and_stand_beside_ours(tmp_path: Path) -> None:
@@ -153,6 +174,7 @@ def test_looks_are_constant_and_differ() -> None:
     few, many = looks(["ddpo", "zoo"]), looks([*GAIN, "zoo", "apple", "ddpo (k=1)"])
     assert few["ddpo"] == many["ddpo"]
     assert len({(look.color, look.marker) for look in many.values()}) == len(many)
+    assert list(looks(["K = 10", "full", "K = 5"])) == ["K = 5", "K = 10", "full"]
 
 
 def test_pareto_front() -> None:
