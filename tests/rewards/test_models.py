@@ -228,13 +228,19 @@ def test_hpsv2_is_the_packages_own_model(package: str, weights: Path) -> None:
         patch.setitem(sys.modules, entered.__name__, entered)
         kind = import_module(f"{entered.__name__}.model").CLIP
     d, heads = TOWER["hidden_size"], TOWER["num_attention_heads"]
-    both = {"width": d, "layers": 2, "mlp_ratio": TOWER["intermediate_size"] / d}
+    both = {"width": d, "layers": 2}
     model = kind(
         embed_dim=12,
         vision_cfg=both | {"head_width": d // heads, "patch_size": 56, "image_size": 224},
         text_cfg=both | {"heads": heads, "context_length": LENGTH, "vocab_size": len(WORDS)},
     )
-    model.load_state_dict(open_clip_state())
+    state, more = open_clip_state(), 4 * d - TOWER["intermediate_size"]
+    for name, value in state.items():  # hpsv2's layers are 4 d wide: units of no effect
+        if ".c_fc." in name:
+            state[name] = F.pad(value, (*[0, 0] * (value.ndim - 1), 0, more))
+        elif name.endswith(".c_proj.weight"):
+            state[name] = F.pad(value, (0, more))
+    model.load_state_dict(state)
     pictures = smooth(4, 100, 100)
     image = model.eval().encode_image(OFFICIAL(pictures), normalize=True)
     text = model.encode_text(F.pad(IDS, (0, LENGTH - IDS.shape[1])), normalize=True)
