@@ -1,14 +1,18 @@
 """The true JPEG size, and how well ``jpeg-soft`` stands for it. ``pytest -s`` prints numbers."""
 
 import io
+from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from matplotlib import cbook
 from PIL import Image
 from scipy.stats import spearmanr
 from torch import Tensor
 
+from benchmarks.backbone import emoji
 from rewards.jpeg import (
     CHROMINANCE,
     LUMINANCE,
@@ -42,7 +46,7 @@ def drawings(rng: np.random.Generator) -> Tensor:
     return quantised(pictures)
 
 
-def natural(rng: np.random.Generator) -> Tensor:
+def spectra(rng: np.random.Generator) -> Tensor:
     """1/f^a spectra with correlated channels; a third with an edge, a third with noise."""
     frequency = np.hypot(np.fft.fftfreq(SIDE)[:, None], np.fft.fftfreq(SIDE)[None])
     frequency[0, 0] = 1
@@ -61,11 +65,29 @@ def natural(rng: np.random.Generator) -> Tensor:
     return quantised(pictures)
 
 
+def generated(rng: np.random.Generator) -> Tensor:
+    """The embedded model's own pictures: the sheet that goes with its model card, undone."""
+    sheet = np.asarray(Image.open(Path(emoji.__file__).parent / "quality_grid.png"))[::2, ::2, :3]
+    return quantised(crops(sheet, SIDE))
+
+
+def photograph(rng: np.random.Generator) -> Tensor:
+    """Crops of the photograph in matplotlib, at half size to be rid of its own JPEG."""
+    path = cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)
+    return quantised(crops(np.asarray(Image.open(path).reduce(2)), SIDE // 2))
+
+
+def crops(picture: np.ndarray, stride: int) -> list[np.ndarray]:
+    height, width = picture.shape[:2]
+    corners = product(range(0, height - SIDE + 1, stride), range(0, width - SIDE + 1, stride))
+    return [picture[y : y + SIDE, x : x + SIDE].transpose(2, 0, 1) / 255 for y, x in corners]
+
+
 def quantised(pictures: list[np.ndarray]) -> Tensor:
     return torch.tensor((np.stack(pictures).clip(0, 1) * 255).round() / 255, dtype=torch.float32)
 
 
-@pytest.fixture(params=[drawings, natural], ids=["drawings", "natural"])
+@pytest.fixture(params=[drawings, spectra, generated, photograph], ids=lambda draw: draw.__name__)
 def pictures(request: pytest.FixtureRequest) -> Tensor:
     return request.param(np.random.default_rng(0))
 

@@ -2,7 +2,11 @@
 
 import os
 import re
+import sys
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -10,7 +14,15 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from scipy.stats import spearmanr
-from synthetic import fixture_weights, forget, linear_head, open_clip_state  # noqa: F401
+from synthetic import (  # noqa: F401
+    LENGTH,
+    TOWER,
+    WORDS,
+    fixture_weights,
+    forget,
+    linear_head,
+    open_clip_state,
+)
 from torch import Tensor
 from transformers import (
     BlipTextConfig,
@@ -195,6 +207,45 @@ def test_hpsv2_is_open_clips_model(weights: Path) -> None:
     expected = open_clip_cosine(open_clip_state(), normalised(pictures), IDS)
     for name in ("hpsv2", "hpsv2.1"):
         close(make(name)(pictures, PROMPTS), expected)
+
+
+@pytest.mark.parametrize("package", ["open_clip", "hpsv2.src.open_clip"])
+@torch.no_grad()
+def test_hpsv2_is_the_packages_own_model(package: str, weights: Path) -> None:
+    """The model class of open_clip_torch, and that of the hpsv2 wheel, with the same weights.
+
+    Neither is needed otherwise. The wheel lacks the vocabulary that importing its package reads
+    (tgxs002/HPSv2#30), so its package is entered without running its ``__init__``.
+    """
+    pytest.importorskip("torchvision", exc_type=Exception, reason="the packages import it")
+    top, *inner = package.split(".")
+    spec = find_spec(top)
+    if spec is None or spec.origin is None:
+        pytest.skip(f"{top} is not installed")
+    entered = ModuleType(f"without_init_{top}")
+    entered.__path__ = [str(Path(spec.origin).parent.joinpath(*inner))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, entered.__name__, entered)
+        kind = import_module(f"{entered.__name__}.model").CLIP
+    d, heads = TOWER["hidden_size"], TOWER["num_attention_heads"]
+    both = {"width": d, "layers": 2}
+    model = kind(
+        embed_dim=12,
+        vision_cfg=both | {"head_width": d // heads, "patch_size": 56, "image_size": 224},
+        text_cfg=both | {"heads": heads, "context_length": LENGTH, "vocab_size": len(WORDS)},
+    )
+    state, more = open_clip_state(), 4 * d - TOWER["intermediate_size"]
+    for name, value in state.items():  # hpsv2's layers are 4 d wide: units of no effect
+        if ".c_fc." in name:
+            state[name] = F.pad(value, (*[0, 0] * (value.ndim - 1), 0, more))
+        elif name.endswith(".c_proj.weight"):
+            state[name] = F.pad(value, (0, more))
+    model.load_state_dict(state)
+    pictures = smooth(4, 100, 100)
+    image = model.eval().encode_image(OFFICIAL(pictures), normalize=True)
+    text = model.encode_text(F.pad(IDS, (0, LENGTH - IDS.shape[1])), normalize=True)
+    ours = make("hpsv2")(pictures, PROMPTS)
+    torch.testing.assert_close(ours, (image * text).sum(1), atol=1e-6, rtol=0)
 
 
 def blip(state: dict[str, Tensor], pixels: Tensor, ids: Tensor) -> Tensor:
