@@ -182,7 +182,7 @@ def test_sd15_has_the_published_settings(monkeypatch):
     monkeypatch.setitem(sys.modules, "hpsv2", None)
     (truncation,) = [item for item in paper("sd15") if item.name == "truncation"]
     trials = truncation.trials(suite.load_preset("sd15"))
-    config = trials["hpsv2", "random K"].config
+    config = trials["hpsv2", "alignprop"].config
     assert (config.sampling_steps, config.guidance, config.batch_size) == (50, 7.5, 128)
     assert trials["hpsv2", "K = 10"].config.truncation.k == 10
     assert {trial.task for trial in trials.values()} == {"hpdv2"}
