@@ -210,6 +210,7 @@ def test_hpsv2_is_open_clips_model(weights: Path) -> None:
 
 
 @pytest.mark.parametrize("package", ["open_clip", "hpsv2.src.open_clip"])
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of timm, which hpsv2 imports
 @torch.no_grad()
 def test_hpsv2_is_the_packages_own_model(package: str, weights: Path) -> None:
     """The model class of open_clip_torch, and that of the hpsv2 wheel, with the same weights.
