@@ -92,7 +92,9 @@ def speedup(claim: Claim, data: Data) -> Iterator[Finding]:
         for kind in headline.KINDS:
             value = headline.speedup(comparison, fast, slow, kind, claim["split"])
             rose = math.isfinite(value.value)
-            said = verdict(value, claim.get("times", 1)) if rose else f"undecided: {slow} did not rise"
+            said = (
+                verdict(value, claim.get("times", 1)) if rose else f"undecided: {slow} did not rise"
+            )
             yield Finding(f"{comparison.reward}: {BUDGETS[kind][2]}, times less", value, said)
 
 
