@@ -17,6 +17,7 @@ from benchmarks.lazy import torch
 from rewards import Reward, register_reward
 from rewards._check import at_least_single, check
 from rewards._clip import image_features, load_tokenizer, text_features
+from rewards._weights import readable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,11 +27,12 @@ EMBEDDED = Path(__file__).parent.parent / "benchmarks/backbone/emoji/weights/cli
 
 @register_reward("alignment")
 class Alignment(Reward):
-    """Cosine similarity in [-1, 1] by the CLIP model in ``folder``, read at the first call.
+    """How well the picture fits the prompt: a cosine in [-1, 1], by the embedded CLIP model.
 
-    The folder is what ``save_pretrained`` of a ``CLIPModel`` and of its tokenizer write, with
-    a ``preprocessor_config.json`` unless it is the embedded one. Pictures of another size are
-    resized bicubically with antialias, as CLIP's own preprocessing does, and not cropped.
+    Or by that in ``folder``, which is what ``save_pretrained`` of a ``CLIPModel`` and of its
+    tokenizer write, with a ``preprocessor_config.json``. It is read at the first call. Pictures of
+    another size are resized bicubically with antialias, as CLIP's own preprocessing does, and not
+    cropped.
     """
 
     unit = "cosine"
@@ -65,7 +67,8 @@ def _load(folder: Path, device: Any, dtype: Any) -> tuple[Any, Any, Tensor, Tens
 
     if not (folder / "config.json").is_file():
         raise UserError(f"alignment: {folder} is not the folder of a CLIP model")
-    model = CLIPModel.from_pretrained(folder, local_files_only=True)
+    with readable(folder):
+        model = CLIPModel.from_pretrained(folder, local_files_only=True)
     model = model.eval().requires_grad_(False).to(device, dtype)
     tokenizer = load_tokenizer(folder)
     mean, std = (

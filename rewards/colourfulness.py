@@ -23,7 +23,10 @@ EPSILON = 1e-3  # far below one level of 255; without it grey pictures have an i
 
 @register_reward("colourfulness")
 class Colourfulness(Reward):
-    """M3: 0 for grey; it is off the published formula by at most 1.3 EPSILON."""
+    """How colourful a picture is: M3, which is 0 for grey.
+
+    It is off the published formula by at most 1.3 EPSILON.
+    """
 
     unit = "M3"
     reference = "Hasler and Suesstrunk 2003, measure M3"

@@ -55,12 +55,12 @@ class DetectedCount(_Detected, Distance):
 
 @register_reward("owlv2-presence")
 class DetectedPresence(_Detected, Seen):
-    """1 - exp(-N): whether the detector sees the prompt's object."""
+    """Whether the detector sees the prompt's object: 1 - exp(-N)."""
 
 
 @register_reward("owlv2-absence")
 class DetectedAbsence(_Detected, Gone):
-    """exp(-N): whether the detector no longer sees the prompt's object."""
+    """Whether the detector no longer sees the prompt's object: exp(-N)."""
 
 
 def meaning(prompt: str) -> tuple[str, int]:

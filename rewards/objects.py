@@ -2,7 +2,7 @@
 
 Ours: the AlignProp paper optimises concept removal and counts with detector rewards that were never
 released. The counter gives a density of animals and which animal it is (``vision.Counter``); the
-integral of their product is a soft, differentiable count N.
+integral of the one times the probability of the other is a soft, differentiable count N.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ class Count(_Objects, Distance):
 
 @register_reward("presence")
 class Presence(_Objects, Seen):
-    """1 - exp(-N): whether the prompt's animal is there."""
+    """Whether the prompt's animal is there: 1 - exp(-N)."""
 
 
 @register_reward("absence")
 class Absence(_Objects, Gone):
-    """exp(-N): whether the prompt's animal is gone (the paper's concept removal)."""
+    """Whether the prompt's animal is gone, the paper's concept removal: exp(-N)."""
 
 
 def meaning(prompt: str) -> tuple[int, int]:

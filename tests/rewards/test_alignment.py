@@ -47,6 +47,13 @@ def test_is_the_cosine_of_the_models_own_embeddings(folder: Path) -> None:
     torch.testing.assert_close(reward, (output.image_embeds * output.text_embeds).sum(1))
 
 
+def test_a_damaged_folder_is_named(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(UserError, match="damaged or truncated"):
+        Alignment("cpu", folder=folder)(pictures(1), ["a cat"])
+
+
 def test_gradient_reaches_pixels_and_nothing_else(folder: Path) -> None:
     x = pictures(2, 48).requires_grad_()
     Alignment("cpu", folder=folder)(x, ["a cat", "a dog"]).sum().backward()

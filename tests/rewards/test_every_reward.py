@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import card
 import pytest
 import torch
 from synthetic import fixture_weights  # noqa: F401
@@ -95,6 +96,18 @@ def test_gradients_are_right(name: str, weights: Path) -> None:
     # transformers' OWLv2 rounds its logits to single precision, which blurs the difference.
     rtol, atol = (1e-3, 1e-5) if name.startswith("owlv2") else (1e-4, 1e-6)
     torch.testing.assert_close(expected, rise / (2 * h), rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("name", ["alignment", "colourfulness", "count", "presence", "absence"])
+def test_the_gradient_goes_uphill(name: str) -> None:
+    """A small step along it raises the reward of nearly all pictures on the model card's sheet."""
+    x, prompts = card.pictures().requires_grad_(), card.PROMPTS
+    values = make(name)(x, prompts)
+    (gradient,) = torch.autograd.grad(values.sum(), x)
+    step = gradient / gradient.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-12)
+    with torch.no_grad():
+        after = make(name)((x + step / 255).clamp(0, 1), prompts)
+    assert (after > values).float().mean() > 0.9
 
 
 def test_listing_rewards_is_light_and_says_unit_and_gradient() -> None:

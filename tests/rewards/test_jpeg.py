@@ -2,8 +2,8 @@
 
 import io
 from itertools import product
-from pathlib import Path
 
+import card
 import numpy as np
 import pytest
 import torch
@@ -12,7 +12,6 @@ from PIL import Image
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from benchmarks.backbone import emoji
 from rewards.jpeg import (
     CHROMINANCE,
     LUMINANCE,
@@ -66,9 +65,7 @@ def spectra(rng: np.random.Generator) -> Tensor:
 
 
 def generated(rng: np.random.Generator) -> Tensor:
-    """The embedded model's own pictures: the sheet that goes with its model card, undone."""
-    sheet = np.asarray(Image.open(Path(emoji.__file__).parent / "quality_grid.png"))[::2, ::2, :3]
-    return quantised(crops(sheet, SIDE))
+    return card.pictures()
 
 
 def photograph(rng: np.random.Generator) -> Tensor:
