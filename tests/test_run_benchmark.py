@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 import benchmarks
 import run_benchmark
-from benchmarks import config, harness
+from benchmarks import config, harness, planner
 from benchmarks.api import UserError
 from benchmarks.evaluate import NOISE_SEED
 from benchmarks.streams import Streams
@@ -206,3 +206,15 @@ def test_lora_has_the_papers_size_on_sd15_shapes():
         unet.requires_grad_(False)
         unet.add_adapter(LoraConfig(r=4, target_modules=TARGETS))
     assert sum(p.numel() for p in unet.parameters() if p.requires_grad) == 797_184
+
+
+@pytest.mark.parametrize(("arguments", "said"), [(["plan"], False), ([], True)])
+def test_only_what_goes_on_speaks_of_checkpoints(arguments, said, monkeypatch, capsys):
+    def interrupted(_: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(planner, "main", interrupted)
+    monkeypatch.setattr(run_benchmark, "compare", interrupted)
+    assert run_benchmark.main(arguments) == 130
+    errors = capsys.readouterr().err
+    assert errors.startswith("interrupted") and ("checkpoint" in errors) == said
