@@ -41,13 +41,15 @@ def test_mean_equals_the_schedulers_step(prediction: str, to_one: bool):
 def test_stochastic_step_equals_the_schedulers(prediction: str):
     theirs = scheduler(prediction)
     ours = chain(theirs, 10, eta=1.0)
+    # In single precision its 1 - alpha - std^2 cancels in the first step, to NaN on some machines.
+    theirs.alphas_cumprod = theirs.alphas_cumprod.double()
+    theirs.final_alpha_cumprod = theirs.final_alpha_cumprod.double()
     generator = torch.Generator().manual_seed(0)
     for i, timestep in enumerate(ours.timesteps):
         latents, output, noise = torch.randn(3, *SHAPE, generator=generator)
         expected = theirs.step(output, timestep, latents, eta=1.0, variance_noise=noise).prev_sample
         found = ours.mean(i, output, latents) + ours.std(i) * noise
-        # diffusers takes 1 - alpha - std^2 in single precision, which cancels in the first step.
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=3e-3 if i == 0 else 1e-4)
+        torch.testing.assert_close(found, expected.float(), rtol=1e-4, atol=1e-4)
 
 
 def test_every_stochastic_step_has_a_density():
