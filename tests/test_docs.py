@@ -23,7 +23,7 @@ from benchmarks import contract, evaluate_checkpoints, listing, planner, referen
 from benchmarks.command_line import cli
 
 ROOT = Path(run_benchmark.__file__).parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("*/README.md")]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("[!.]*/README.md")]
 PAGES += [*ROOT.glob("docs/*.md"), *ROOT.glob("docs/how-to/*.md"), *ROOT.glob("benchmarks/*.md")]
 PAGES = sorted({page.relative_to(ROOT).as_posix() for page in PAGES})
 TUTORIAL = "docs/tutorial.md"
