@@ -52,6 +52,7 @@ MEDIUM: dict[str, Any] = {
     "sampling_steps": 5,
     "earliest": 3,
     "latest": 4,
+    "optimizer": {"lr": 5e-3},  # the preset's are for longer runs
 }
 LEARN_FLOPS = 2e12
 

@@ -114,6 +114,10 @@ def records(out: Path) -> dict[str, list[dict]]:
     }
 
 
+def running(environment: dict[str, str]) -> list[str]:
+    return ask(environment, "squeue", "-h", "-r", "-t", "running", "-o", "%i").split()
+
+
 def starts(out: Path) -> int:
     """How often the job of the cell that does not fail has begun."""
     logs = [path.read_text() for path in out.glob("slurm/*_0_log.out")]
@@ -158,9 +162,9 @@ def test_interrupted_jobs_go_on_and_a_failing_one_cancels_nobody(
         ("scontrol", "requeue"),  # kills, as a preemption does
     )
     for i, interruption in enumerate(interruptions, 1):
-        # Early: what is left takes longer than the seconds that Slurm leaves a job before it kills.
-        wait(lambda i=i: (starts(out), kept(out)) >= (i, 3 * i), 600)
-        (job,) = ask(slurm, "squeue", "-h", "-r", "-t", "running", "-o", "%i").split()
+        # Early: what is left takes longer than the seconds that Slurm leaves before it kills.
+        wait(lambda i=i: (starts(out), kept(out)) >= (i, 3 * i) and len(running(slurm)) == 1, 600)
+        (job,) = running(slurm)
         ask(slurm, *interruption, job)
     assert process.wait(900) == 1, (tmp_path / "log").read_text()
     text = (tmp_path / "log").read_text()
