@@ -11,6 +11,7 @@ import pytest
 import run_benchmark
 from benchmarks import config, search
 from benchmarks.api import UserError
+from benchmarks.backbone.emoji import data
 from benchmarks.help import explained, meanings
 
 
@@ -167,6 +168,8 @@ def test_validation_trains_on_the_animals_and_is_judged_on_others():
     blue = config.load_task("animals-on-blue")
     assert validation.train == blue.train and len(animals.train) == 45
     assert not set(validation.unseen) & {*blue.train, *blue.unseen}
+    # The embedded model must know them; their names stand in both places.
+    assert [prompt.split()[0] for prompt in validation.unseen] == data.VALIDATION_ANIMALS
     assert blue.train[0] == "cat on a blue background" == f"{animals.train[0]} on a blue background"
     assert len(blue.unseen) == len(animals.unseen)
 
