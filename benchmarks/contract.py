@@ -388,7 +388,7 @@ def _gain(name: str, reward: Darkness) -> Tensor:
     guidance, guidance distorts.
     """
     config = _with(name, LEARNING)
-    optimizer = getattr(config, "optimizer", None)
+    optimizer: Any = getattr(config, "optimizer", None)
     if hasattr(optimizer, "lr"):
         longer = dataclasses.replace(optimizer, lr=LEARN_STRIDE * optimizer.lr)
         config = dataclasses.replace(config, optimizer=longer)
