@@ -125,8 +125,9 @@ def small_config(name: str, **changes: Any) -> Any:
 
 def _with(name: str, changes: dict[str, Any]) -> Any:
     """The preset's configuration with those ``changes`` whose fields the method has."""
-    config = method_defaults(name, load_preset("emoji"))
-    known = {k: v for k, v in changes.items() if hasattr(config, k)}
+    config = method_defaults(name, load_preset(BACKBONE))
+    fields = {f.name for f in dataclasses.fields(config)}
+    known = {k: v for k, v in changes.items() if k in fields}
     return override(config, known, f"the contract's configuration of {name}")
 
 
@@ -397,7 +398,9 @@ def _gain(name: str, reward: Darkness) -> Tensor:
 
     def score() -> Tensor:
         with this.backbone.ledger.paused():
-            return Darkness()(pictures(this.backbone, prompts, 5, guidance), prompts)
+            return Darkness()(
+                pictures(this.backbone, prompts, LEARNING["sampling_steps"], guidance), prompts
+            )
 
     before, step = score(), 0
     while this.backbone.ledger.flops < LEARN_FLOPS:
