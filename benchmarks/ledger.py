@@ -52,6 +52,7 @@ class FlopCounter(FlopCounterMode):
 
     def __init__(self) -> None:
         super().__init__(display=False)
+        self.flop_registry[torch.ops.aten.addmm_] = self.flop_registry[torch.ops.aten.addmm]
 
     def _count_flops(self, func_packet: Any, out: Any, args: Any, kwargs: Any) -> Any:
         if func_packet not in self.flop_registry and DENSE.search(str(func_packet)):

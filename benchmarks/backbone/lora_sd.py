@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
 from benchmarks.api import UserError
+from benchmarks.backbone import kernels
 from benchmarks.backbone.ddim import Chain, Trajectory, chain, stack
 from benchmarks.backbone.half import GradientRange
 from benchmarks.backbone.memory import Plan, recompute_blocks, repeated
@@ -64,6 +65,8 @@ class LoraSD:
             self._add_matrices(seed)
         else:
             self.unet.requires_grad_(True)
+        if self.device.type == "cpu":
+            kernels.install(self.unet, self.vae)
         self._range = GradientRange() if self.vae.dtype == torch.float16 else None
         for parameter in self.parameters():
             parameter.data = parameter.data.float()
@@ -84,6 +87,7 @@ class LoraSD:
             init_lora_weights="gaussian",
             target_modules=TARGETS,
         )
+        config._register_custom_module({torch.nn.Linear: kernels.LoraLinear})
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.unet.add_adapter(config)

@@ -11,14 +11,16 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch import Tensor
+from diffusers.models.attention_processor import AttnProcessor2_0
+from peft.tuners.lora import Linear as PeftLinear
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from benchmarks.backbone import lora_sd
+from benchmarks.backbone import kernels, lora_sd
 from benchmarks.backbone.lora_sd import LoraSD
 from benchmarks.ledger import Ledger
-from benchmarks.speed.clock import in_turns, peak, ratio
-from benchmarks.speed.models import apart, embedded
+from benchmarks.speed.clock import in_turns, native_bf16, peak, ratio
+from benchmarks.speed.models import MODELS, apart
 from benchmarks.speed.ours import Ours
 
 Run = Callable[[], None]
@@ -28,8 +30,12 @@ ROUNDS = 7
 def measure(quick: bool = False) -> dict[str, Any]:
     """By lever: how many times longer the step takes without it, and the peaks with and without."""
     batch, steps, rounds = (4, 4, 2) if quick else (8, 20, ROUNDS)
-    found = {}
-    for name, (fast, plain) in pairs(batch, steps).items():
+    levers, found = pairs(batch, steps), {}
+    if not quick:
+        levers |= large() | compiled(batch, steps)
+        if native_bf16():
+            levers |= half(batch, steps)
+    for name, (fast, plain) in levers.items():
         seconds = in_turns({"with": fast, "without": plain}, rounds)
         found[name] = {
             "seconds": seconds,
@@ -41,7 +47,7 @@ def measure(quick: bool = False) -> dict[str, Any]:
 
 def pairs(batch: int, steps: int) -> dict[str, tuple[Run, Run]]:
     """By lever: a step with it and one without."""
-    pipeline = embedded()
+    pipeline = MODELS["embedded"]()
     ours, backbone = _ours(apart(pipeline), batch, steps)
     rows, rows_backbone = _ours(pipeline, batch, steps)
     for module in (rows_backbone.unet, rows_backbone.vae):
@@ -65,10 +71,60 @@ def pairs(batch: int, steps: int) -> dict[str, tuple[Run, Run]]:
             ours.alignprop(steps, "unet"),
         ),
         "forward passes of sampling kept (DDPO)": (ours.ddpo("store"), ours.ddpo("step")),
+        "LoRA product added in place (AlignProp, full)": (
+            full,
+            inside(peft_layers, backbone, full),
+        ),
         "LoRA merged before the truncation: not done, at most (AlignProp, K=1)": (
             inside(unadapted_sampling, backbone, last),
             last,
         ),
+    }
+
+
+def half(batch: int, steps: int) -> dict[str, tuple[Run, Run]]:
+    """Those that matter in bf16."""
+    pipeline = MODELS["embedded"]()
+    for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        nn.Module.to(module, torch.bfloat16)
+    ours, backbone = _ours(pipeline, batch, steps)
+    full = ours.alignprop(steps, "store")
+    return {
+        "group normalisation in single precision (bf16; AlignProp, full)": (
+            full,
+            inside(half_normalisation, backbone, full),
+        ),
+        "short attention in single precision (bf16; AlignProp, full)": (
+            full,
+            inside(half_attention, backbone, full),
+        ),
+    }
+
+
+def large() -> dict[str, tuple[Run, Run]]:
+    """What matters where a model has more channels than pixels."""
+    ours, backbone = _ours(MODELS["sd15"](), 1, 4)
+    last = ours.alignprop(1, "store")
+    return {
+        "convolutions over few pixels as one product (SD v1.5's shape; AlignProp, K=1)": (
+            last,
+            inside(plain_convolutions, backbone, last),
+        )
+    }
+
+
+def compiled(batch: int, steps: int) -> dict[str, tuple[Run, Run]]:
+    """``torch.compile``, which needs a C++ compiler."""
+    ours, backbone = _ours(MODELS["embedded"](), batch, steps)
+    full, forward = ours.alignprop(steps, "store"), torch.compile(backbone.unet.forward)
+
+    @contextmanager
+    def compiled_unet(backbone: LoraSD) -> Iterator[None]:
+        with patch.object(backbone.unet, "forward", forward):
+            yield
+
+    return {
+        "torch.compile: not done (AlignProp, full)": (inside(compiled_unet, backbone, full), full)
     }
 
 
@@ -155,3 +211,33 @@ def unadapted_sampling(backbone: LoraSD) -> Iterator[None]:
 
     with patch.object(backbone, "_unet", base):
         yield
+
+
+@contextmanager
+def peft_layers(_: LoraSD) -> Iterator[None]:
+    """LoRA as peft computes it."""
+    with patch.object(kernels.LoraLinear, "forward", PeftLinear.forward):
+        yield
+
+
+@contextmanager
+def plain_convolutions(_: LoraSD) -> Iterator[None]:
+    """PyTorch's kernel for all convolutions."""
+    with patch.object(kernels.Conv2d, "forward", nn.Conv2d.forward):
+        yield
+
+
+@contextmanager
+def half_normalisation(_: LoraSD) -> Iterator[None]:
+    """Group normalisation by PyTorch's kernel for half precision."""
+    with patch.object(kernels.GroupNorm, "forward", nn.GroupNorm.forward):
+        yield
+
+
+@contextmanager
+def half_attention(backbone: LoraSD) -> Iterator[None]:
+    """Attention in half precision."""
+    before = backbone.unet.attn_processors
+    backbone.unet.set_attn_processor(AttnProcessor2_0())
+    yield
+    backbone.unet.set_attn_processor(before)

@@ -20,7 +20,7 @@ def test_flops_equal_the_flop_counter(tiny_contract: None, name: str, plan):
     backbone = this.backbone
     backbone.use(plan)
     backbone.encode(["", *this.method.context.prompts(0, 3)])  # once, and off the clock
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with sdpa_kernel(SDPBackend.MATH), FlopCounter() as counter:
         this.run(range(2))
     flops = backbone.ledger.flops
     backbone.use("store")

@@ -1,6 +1,7 @@
 """What the planner says is what happens: counts, FLOPs and bytes."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from diffusers import UNet2DConditionModel
 
 from benchmarks import contract, planner
 from benchmarks.api import UserError
+from benchmarks.backbone import kernels
 from benchmarks.backbone.memory import PLANS
 from benchmarks.backbone.shapes import SHAPES
 from benchmarks.backbone.weightless import Model
@@ -40,8 +42,12 @@ def test_counts_are_those_of_the_run(tiny: Model, tiny_contract: None, name: str
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("name", ["alignprop-full", "ddpo"])
 def test_peak_memory_is_that_of_the_run(name: str, plan, monkeypatch):
-    """On the embedded model, every storage of the real step tracked."""
+    """On the embedded model, every storage of the real step tracked.
+
+    Convolutions as products keep less, and depend on the device: the plan is without them.
+    """
     monkeypatch.setattr(planner, "STEPS", 1)
+    monkeypatch.setattr(kernels, "CHANNELS_PER_PIXEL", math.inf)
     this = contract.bench(name)
     this.backbone.use(plan)
     try:

@@ -25,9 +25,8 @@ KEPT = "forward passes of sampling kept (DDPO)"
 @pytest.fixture
 def tiny_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """All measurements on the tiny pipeline."""
-    for module in (levers, growth):
-        monkeypatch.setattr(module, "embedded", tiny_pipeline)
-    monkeypatch.setattr(speed, "MODELS", {"embedded": tiny_pipeline, "sd15": tiny_pipeline})
+    for name in models.MODELS:
+        monkeypatch.setitem(models.MODELS, name, tiny_pipeline)
 
 
 @pytest.fixture
@@ -49,14 +48,14 @@ def test_every_lever_leaves_the_gradient_as_it_is(tiny_models, gradients, monkey
     monkeypatch.setattr(  # the same noise in every step
         Streams, "generator", lambda self, purpose, step, i=0: generator(self, purpose, 0, i)
     )
-    pairs = levers.pairs(BATCH, STEPS)
-    assert len(pairs) == 9
+    pairs = levers.pairs(BATCH, STEPS) | levers.large() | levers.half(BATCH, STEPS)
+    assert len(pairs) == 13
     for name, (fast, plain) in pairs.items():
         if "not done" not in name:
             gradients.clear()
             fast()
             plain()
-            compared(name, *gradients, 1e-4)
+            compared(name, *gradients, 0.1 if "bf16" in name else 1e-4)
 
 
 PASSES = {
@@ -139,7 +138,8 @@ def test_growth_and_levers_are_written(tiny_models, tmp_path: Path, monkeypatch)
     def work() -> None:
         torch.ones(3).exp()
 
-    monkeypatch.setattr(levers, "pairs", lambda batch, steps: {KEPT: (work, work)})
+    for name in ("pairs", "large", "half", "compiled"):
+        monkeypatch.setattr(levers, name, lambda *_: {KEPT: (work, work)})
     for part in ("--growth", "--levers"):
         assert speed.main([part, "--out", str(tmp_path)]) == 0
     points = json.loads((tmp_path / "growth.json").read_text())["growth"]["sampling steps"]

@@ -1,0 +1,131 @@
+"""The same mathematics as PyTorch's and peft's modules in an order that takes less time.
+
+A LoRA layer adds its product into the base layer's result. On a CPU, convolutions over few pixels
+are one product with weights where they lie, and half precision avoids two slow kernels of PyTorch.
+What each gains: ``python -m benchmarks.speed --levers``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from peft.tuners.lora import Linear as PeftLinear
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+HALF = (torch.float16, torch.bfloat16)
+#: A convolution with at least this many output channels per output pixel is done as one product.
+CHANNELS_PER_PIXEL = 4
+#: Up to this many pixels, attention with gradient in half precision is done in single precision.
+SHORT = 256
+
+
+def install(unet: Any, vae: nn.Module) -> None:
+    """Let the modules of a model on a CPU work by the classes below."""
+    for model in (unet, vae):
+        for module in model.modules():
+            if type(module) is nn.Conv2d:
+                module.__class__ = Conv2d
+            elif type(module) is nn.GroupNorm:
+                module.__class__ = GroupNorm
+    if next(unet.parameters()).dtype in HALF:
+        unet.set_attn_processor(Attention())
+
+
+class LoraLinear(PeftLinear):  # type: ignore[misc]
+    """x W^T + b + (x A^T) B^T, with peft's matrices A and B; their scale is 1."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        base = self.base_layer
+        if self.disable_adapters:
+            return base(x)
+        matrices = self.lora_A["default"].weight, self.lora_B["default"].weight
+        result: Tensor = _LoraProduct.apply(  # type: ignore[no-untyped-call]
+            x, base.weight, base.bias, *matrices
+        )
+        return result
+
+
+class _LoraProduct(torch.autograd.Function):
+    """In the precision of W; A and B are cast to it, and their gradients are in their own."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, a: Tensor, up: Tensor) -> Tensor:
+        rows, down, lift = x.to(w.dtype).flatten(0, -2), a.to(w.dtype), up.to(w.dtype)
+        inner = rows @ down.T
+        result = rows @ w.T if b is None else torch.addmm(b, rows, w.T)
+        ctx.save_for_backward(x, w, inner, a, up)
+        return result.addmm_(inner, lift.T).view(*x.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        x, w, inner, a, up = ctx.saved_tensors
+        rows, down, lift = x.to(w.dtype).flatten(0, -2), a.to(w.dtype), up.to(w.dtype)
+        gradient = gradient.to(w.dtype).flatten(0, -2)
+        back = gradient @ lift
+        of_x = None
+        if ctx.needs_input_grad[0]:
+            of_x = (gradient @ w).addmm_(back, down).view_as(x).to(x.dtype)
+        # The narrow matrix on the left: MKL takes half as long as for gradient.T @ inner.
+        of_a, of_up = (back.T @ rows).to(a.dtype), (inner.T @ gradient).T.to(up.dtype)
+        return of_x, None, None, of_a, of_up
+
+
+class Conv2d(nn.Conv2d):
+    """Few pixels: the neighbourhoods side by side, times the weights.
+
+    PyTorch's kernel brings all weights into another order in every call, which takes longer than
+    using them.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if isinstance(self.padding, str) or self.groups > 1 or self.dilation != (1, 1):
+            return super().forward(x)
+        (tall, wide), (up, left), (down, right) = self.kernel_size, self.padding, self.stride
+        height = (x.shape[2] + 2 * up - tall) // down + 1
+        width = (x.shape[3] + 2 * left - wide) // right + 1
+        if CHANNELS_PER_PIXEL * len(x) * height * width > self.out_channels:
+            return super().forward(x)
+        padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, left, left, up, up))
+        shifted = [
+            padded[:, i : i + down * height : down, j : j + right * width : right]
+            for i in range(tall)
+            for j in range(wide)
+        ]
+        weight = self.weight.permute(0, 2, 3, 1).flatten(1)
+        return F.linear(torch.cat(shifted, -1), weight, self.bias).permute(0, 3, 1, 2)
+
+
+class GroupNorm(nn.GroupNorm):
+    """Half precision: computed in single precision, whose kernel is made for channels last."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype not in HALF:
+            return super().forward(x)
+        weight, bias = self.weight.float(), self.bias.float()
+        return F.group_norm(x.float(), self.num_groups, weight, bias, self.eps).to(x.dtype)
+
+
+class Attention:
+    """Short attention with gradient, in single precision: the half's backward pass takes long.
+
+    A processor for the attention layers of diffusers' U-Nets, which have neither mask nor norms.
+    """
+
+    def __call__(
+        self, layer: Any, pixels: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any
+    ) -> Tensor:
+        given = pixels if encoder_hidden_states is None else encoder_hidden_states
+        heads = [
+            projected.unflatten(-1, (layer.heads, -1)).transpose(1, 2)
+            for projected in (layer.to_q(pixels), layer.to_k(given), layer.to_v(given))
+        ]
+        wider = torch.is_grad_enabled() and pixels.shape[1] <= SHORT
+        with torch.autocast(pixels.device.type, enabled=not wider):
+            q, k, v = (h.float() if wider else h for h in heads)
+            mixed = F.scaled_dot_product_attention(q, k, v)
+        result: Tensor = layer.to_out[0](mixed.transpose(1, 2).flatten(2).to(heads[0].dtype))
+        return result
