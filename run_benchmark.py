@@ -68,6 +68,8 @@ class Options:
     memory: config.Memory = "auto"
     """What is kept for the backward pass: all (store), the latents between sampling steps (step),
     inside the U-Net only its blocks' inputs too (unet). auto: the fastest of these that fits."""
+    compile: bool = False
+    """Put the U-Net through torch.compile: faster steps after a minute or two, for long runs."""
     out: Path = Path("runs")
     """Where results go; finished cells there are not run again."""
     config: Path | None = None
@@ -195,6 +197,7 @@ def compare(arguments: list[str]) -> int:
         seeds=options.seeds,
         precision=options.precision,
         memory=options.memory,
+        compile=options.compile,
         sources=provenance(arguments, options),
         held_out=options.held_out,
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,14 @@ from benchmarks.progress import bar
 from benchmarks.status import planned
 from benchmarks.store import Cell, write_json
 
+#: What ``torch.compile`` calls on a CPU; for a GPU it needs one of them too.
+COMPILERS = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++"]
+
+
+def has_compiler() -> bool:
+    """Whether ``torch.compile`` can work here."""
+    return any(map(shutil.which, COMPILERS))
+
 
 def specs(
     configs: Mapping[str, Any],
@@ -41,6 +51,7 @@ def specs(
     seeds: Sequence[int] = (0,),
     precision: Precision | None = None,
     memory: Memory = "auto",
+    compile: bool = False,
     sources: Mapping[str, Mapping[str, str]] | None = None,
     held_out: Sequence[str] | None = None,
     rank: int = 4,
@@ -48,12 +59,17 @@ def specs(
     """One cell per method (name and Config) and seed.
 
     ``task`` and ``budget`` are the preset's if there is none, ``precision`` the device's.
-    ``sources`` says per method where each value comes from, for the record. ``held_out`` are the
-    rewards that are only reported, by default the task's. ``rank`` is that of the LoRA matrices;
-    0: full fine-tuning.
+    ``compile`` puts the U-Net through ``torch.compile``. ``sources`` says per method where each
+    value comes from, for the record. ``held_out`` are the rewards that are only reported, by
+    default the task's. ``rank`` is that of the LoRA matrices; 0: full fine-tuning.
 
     Raises UserError for what cannot work, before anything is computed.
     """
+    if compile and not has_compiler():
+        raise UserError(
+            f"--compile: torch.compile needs a compiler, {' or '.join(COMPILERS)}, and there is "
+            "none; install one, or leave --compile out"
+        )
     preset = load_preset(backbone)
     amount, wanted = Budget.parse(budget or preset["budget"]), task or preset["task"]
     prompts = wanted if isinstance(wanted, Task) else load_task(wanted)
@@ -72,6 +88,7 @@ def specs(
             rank=rank,
             precision=precision or default_precision(),
             memory=memory,
+            compile=compile,
             sources=(sources or {}).get(name, {}),
         )
         for seed in seeds

@@ -55,6 +55,7 @@ class Spec:
     rank: int = 4
     precision: Precision
     memory: Memory = "auto"
+    compile: bool = False
     sources: Mapping[str, str] = field(default_factory=dict)  # of the values; outside the hash
 
     @property
@@ -103,7 +104,7 @@ class Spec:
             "prompts": dataclasses.asdict(self.task),
             "versions": {n: version(n) for n in ("torch", "diffusers", "peft", "transformers")},
             "machine": platform.machine(),
-        }
+        } | ({"compile": True} if self.compile else {})
 
 
 def reported(reward: str, task: Task) -> list[str]:
@@ -179,6 +180,7 @@ class Run:
             rank=spec.rank,
             seed=spec.seed,
             device=harness.device,
+            compile=spec.compile,
         )
         self.rewards: dict[str, Reward] = {
             name: registry.rewards.get(name)(harness.device) for name in spec.reported

@@ -17,6 +17,7 @@ from benchmarks import contract, harness, listing
 from benchmarks.api import Context, Reward
 from benchmarks.backbone.lora_sd import LoraSD
 from benchmarks.ledger import Ledger
+from benchmarks.optim import Optimizer
 from benchmarks.streams import Streams
 
 torch.set_num_threads(1)  # the models are tiny, and several threads get in each other's way
@@ -180,3 +181,17 @@ def context(backbone: LoraSD) -> Context:
         prompts=lambda step, count: [names[i % 3] for i in range(count)],
         streams=Streams(0),
     )
+
+
+@pytest.fixture
+def gradients(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """Of every optimizer step, which then moves nothing."""
+    found: list[torch.Tensor] = []
+
+    def step(optimizer: Optimizer) -> float:
+        found.append(torch.cat([p.grad.clone().flatten() for p in optimizer.parameters]))
+        optimizer.adamw.zero_grad()
+        return 0.0
+
+    monkeypatch.setattr(Optimizer, "step", step)
+    return found

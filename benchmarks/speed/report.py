@@ -47,20 +47,20 @@ def _speed(result: dict[str, Any]) -> Iterator[str]:
     yield "|---|---|---:|---:|---:|---:|---:|---:|---:|"
     for row in result["rows"]:
         what = f"{row['work']}, {row['precision']}"
-        where = f"{row['model']}, batch {row['batch']}, {row['steps']} steps"
+        model = f"{row['model']}{', --compile' if row.get('compile') else ''}"
+        where = f"{model}, batch {row['batch']}, {row['steps']} steps"
         if "skipped" in row:
             yield f"| {what} | {where} | {row['skipped']} | | | | | | |"
             continue
         trl, ideal = row["trl_over_ours"]["median"], row["ours_over_ideal"]["median"]
         seconds = [_median(row["seconds"][who]) for who in ("ours", "trl", "ideal")]
-        peaks = [row["peak_bytes"][who] / 1e6 for who in ("ours", "trl")]
         cells = [
             what,
             where,
             f"{trl:.2f} (at least {row['target_trl_over_ours']:g})",
             f"{ideal:.2f} (at most {row['target_ours_over_ideal']:g})",
             *(f"{s:.2f}" for s in seconds),
-            *(f"{p:,.0f}" for p in peaks),
+            *_megabytes(row["peak_bytes"], "ours", "trl"),
         ]
         yield f"| {' | '.join(cells)} |"
     if memory := result.get("memory"):
@@ -91,11 +91,16 @@ def _levers(result: dict[str, Any]) -> Iterator[str]:
     yield "| lever | time without / with (least to most) | peak MB: with | without |"
     yield "|---|---:|---:|---:|"
     for name, found in result["levers"].items():
-        gain, peaks = found["gain"], found["peak_bytes"]
+        gain = found["gain"]
         yield (
             f"| {name} | {gain['median']:.3f} ({gain['least']:.3f} to {gain['most']:.3f}) "
-            f"| {peaks['with'] / 1e6:,.0f} | {peaks['without'] / 1e6:,.0f} |"
+            f"| {' | '.join(_megabytes(found['peak_bytes'], 'with', 'without'))} |"
         )
+
+
+def _megabytes(peaks: dict[str, float] | None, *names: str) -> list[str]:
+    """Compiled code has no peaks: its tensors are not counted."""
+    return [f"{peaks[name] / 1e6:,.0f}" if peaks else "-" for name in names]
 
 
 def _growth(result: dict[str, Any]) -> Iterator[str]:

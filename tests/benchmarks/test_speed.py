@@ -7,11 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import tiny_pipeline
-from torch import Tensor
 
 from benchmarks.backbone.lora_sd import LoraSD
 from benchmarks.ledger import Ledger
-from benchmarks.optim import Optimizer
 from benchmarks.speed import __main__ as speed
 from benchmarks.speed import clock, growth, levers, memory, models
 from benchmarks.speed.ideal import Ideal
@@ -27,20 +25,6 @@ def tiny_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """All measurements on the tiny pipeline."""
     for name in models.MODELS:
         monkeypatch.setitem(models.MODELS, name, tiny_pipeline)
-
-
-@pytest.fixture
-def gradients(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """Of every optimizer step, which then moves nothing."""
-    found: list[Tensor] = []
-
-    def step(optimizer: Optimizer) -> float:
-        found.append(torch.cat([p.grad.clone().flatten() for p in optimizer.parameters]))
-        optimizer.adamw.zero_grad()
-        return 0.0
-
-    monkeypatch.setattr(Optimizer, "step", step)
-    return found
 
 
 def test_every_lever_leaves_the_gradient_as_it_is(tiny_models, gradients, monkeypatch, compared):
