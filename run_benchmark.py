@@ -38,7 +38,7 @@ from benchmarks.help import explained
 COMMANDS = {
     "plan": "benchmarks.planner",
     "new": "benchmarks.new",
-    "check": "benchmarks.contract",
+    "check": "benchmarks.check",
     "evaluate": "benchmarks.evaluate_checkpoints",
     "status": "benchmarks.status",
 }

@@ -1,4 +1,4 @@
-"""What every method keeps, shown by running it: ``run_benchmark.py check my_method.py``.
+"""What every method keeps, shown by running it.
 
 Each check takes the name of a registered method, runs it for a few small steps on the embedded
 model and raises ``Broken`` with what to change. The tests run the same checks on our own methods.
@@ -42,16 +42,6 @@ SMALL: dict[str, Any] = {
     "earliest": 2,
     "latest": 3,
 }
-
-#: What a run that should learn something changes in the preset: short and with long strides.
-LEARNING: dict[str, Any] = {
-    "sampling_steps": 5,
-    "earliest": 3,
-    "latest": 4,
-    "beta": 0.5,  # the toy reward differs by about 3 between pictures, the preset's by 0.3
-}
-LEARN_STRIDE = 5  # times the preset's learning rate
-LEARN_FLOPS = 3e12
 
 BACKBONE, PROMPTS = "emoji", "animals-on-blue"
 #: One picture of one prompt each, for checks that go through the harness.
@@ -120,10 +110,10 @@ def model() -> tuple[LoraSD, dict[str, Tensor]]:
 
 def small_config(name: str, **changes: Any) -> Any:
     """A configuration that makes steps small, with ``changes`` over it."""
-    return _with(name, SMALL | changes)
+    return preset_with(name, SMALL | changes)
 
 
-def _with(name: str, changes: dict[str, Any]) -> Any:
+def preset_with(name: str, changes: dict[str, Any]) -> Any:
     """The preset's configuration with those ``changes`` whose fields the method has."""
     config = method_defaults(name, load_preset(BACKBONE))
     fields = {f.name for f in dataclasses.fields(config)}
@@ -136,18 +126,18 @@ def bench(name: str, **changes: Any) -> Bench:
 
     All benches share one model: use them one after the other.
     """
-    return _bench(name, small_config(name, **changes), Darkness())
+    return bench_of(name, small_config(name, **changes), Darkness(), load_task(PROMPTS).train[:3])
 
 
-def _bench(name: str, config: Any, reward: Reward) -> Bench:
+def bench_of(name: str, config: Any, reward: Reward, prompts: Sequence[str]) -> Bench:
+    """A fresh method with this configuration, which trains on ``prompts`` in turn."""
     backbone, start = model()
     backbone.load_lora_state(start)
     backbone.ledger.load_state_dict(Ledger().state_dict())
-    prompts = load_task(PROMPTS).train
     context = Context(
         backbone=backbone,
         reward=backbone.ledger.counted(reward),
-        prompts=lambda step, count: [prompts[(step + i) % 3] for i in range(count)],
+        prompts=lambda step, count: [prompts[(step + i) % len(prompts)] for i in range(count)],
         streams=Streams(0),
     )
     return Bench(registry.methods.get(name)(config, context), backbone)
@@ -367,48 +357,6 @@ def _close(found: list[float], expected: list[float]) -> bool:
     )
 
 
-def learns(name: str) -> None:
-    """With the budget LEARN_FLOPS the toy reward rises on unseen prompts, beyond the control's.
-
-    Differences are paired by picture, and must exceed three standard errors.
-    """
-    gain, control = (_gain(name, Darkness(control=c)) for c in (False, True))
-    for what, difference in (("over the base model", gain), ("over the control", gain - control)):
-        error = difference.std() / len(difference) ** 0.5
-        if not difference.mean() > 3 * error:
-            raise Broken(
-                f"the toy reward rises by {difference.mean():.3f} +- {error:.3f} {what}: does the "
-                "loss have the right sign, and does the gradient arrive?"
-            )
-
-
-def _gain(name: str, reward: Darkness) -> Tensor:
-    """How much training on ``reward`` raises the toy reward of each picture of unseen prompts.
-
-    They are sampled with the guidance that the method samples with: what a policy learns without
-    guidance, guidance distorts.
-    """
-    config = _with(name, LEARNING)
-    optimizer: Any = getattr(config, "optimizer", None)
-    if hasattr(optimizer, "lr"):
-        longer = dataclasses.replace(optimizer, lr=LEARN_STRIDE * optimizer.lr)
-        config = dataclasses.replace(config, optimizer=longer)
-    this, guidance = _bench(name, config, reward), getattr(config, "guidance", 1.0)
-    prompts = [p for p in load_task(PROMPTS).unseen for _ in range(16)]
-
-    def score() -> Tensor:
-        with this.backbone.ledger.paused():
-            return Darkness()(
-                pictures(this.backbone, prompts, LEARNING["sampling_steps"], guidance), prompts
-            )
-
-    before, step = score(), 0
-    while this.backbone.ledger.flops < LEARN_FLOPS:
-        this.method.step(step)
-        step += 1
-    return score() - before
-
-
 CHECKS: dict[str, Callable[[str], None]] = {
     check.__name__: check
     for check in (
@@ -428,28 +376,3 @@ CHECKS: dict[str, Callable[[str], None]] = {
 
 def _differ(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return any(not torch.equal(first[k], second[k]) for k in first)
-
-
-def main(arguments: list[str]) -> int:
-    """``check FILE``: run the contract on every method a plugin file registers."""
-    if len(arguments) != 1:
-        raise UserError("check: name one Python file that registers methods")
-    before = set(registry.methods.names())
-    registry.load_plugin(Path(arguments[0]))
-    names = [n for n in registry.methods.names() if n not in before]
-    if not names:
-        raise UserError(f"{arguments[0]} registers no method; use @register_method('name')")
-    failed = 0
-    for name in names:
-        for title, run in (CHECKS | {"learns": learns}).items():
-            try:
-                run(name)
-                print(f"{name}: {title.replace('_', ' ')}: yes", flush=True)
-            except (Broken, UserError) as error:
-                failed += 1
-                print(f"{name}: {title.replace('_', ' ')}: NO. {error}", flush=True)
-            except Exception as error:  # noqa: BLE001 - a method under test may fail in any way
-                failed += 1
-                reason = f"{type(error).__name__}: {error}"
-                print(f"{name}: {title.replace('_', ' ')}: NO. It fails: {reason}", flush=True)
-    return 1 if failed else 0

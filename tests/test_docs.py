@@ -19,7 +19,7 @@ import pytest
 
 import benchmarks
 import run_benchmark
-from benchmarks import contract, evaluate_checkpoints, listing, planner, reference, suite
+from benchmarks import evaluate_checkpoints, learning, listing, planner, reference, suite
 from benchmarks.command_line import cli
 
 ROOT = Path(run_benchmark.__file__).parent
@@ -150,7 +150,7 @@ def place(
     (tmp_path / "path" / "to" / "my-model").symlink_to(tiny_folder)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "0")
-    monkeypatch.setattr(contract, "LEARN_FLOPS", 2e8)
+    monkeypatch.setattr(learning, "TRIAL", learning.Trial(flops=2e8))
     real = benchmarks.run
 
     def small(methods, **options):

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 import run_benchmark
-from benchmarks import contract
+from benchmarks import contract, learning
 
 
 @pytest.fixture(autouse=True)
 def tiny_model(tiny_contract, fresh_registry, monkeypatch: pytest.MonkeyPatch) -> None:
     """Little to learn from, and what is registered here is forgotten."""
-    monkeypatch.setattr(contract, "LEARN_FLOPS", 2e8)
+    monkeypatch.setattr(learning, "TRIAL", learning.Trial(flops=2e8))
 
 
 def test_the_template_keeps_the_contract(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -82,6 +82,7 @@ class LoraSD:
         self.memory = memory
         self._price()
         if compile:  # the forward function only: the ledger's hooks stay outside
+            torch.compiler.reset()  # only so many graphs are allowed, those of earlier models too
             self.unet.forward = torch.compile(self.unet.forward)
 
     def _add_matrices(self, seed: int) -> None:

@@ -45,7 +45,8 @@ class Ideal:
     def _unet(self, first: bool) -> Tensor:
         latents = self.latents.detach().requires_grad_(not first)
         with self.backbone._autocast():
-            output: Tensor = self.backbone.unet(latents, self.timesteps, self.text).sample
+            unet = self.backbone.unet  # called as ours is: compiled graphs distinguish keywords
+            output: Tensor = unet(latents, self.timesteps, encoder_hidden_states=self.text).sample
         return output
 
     def _decode(self, gradient: bool) -> Tensor:
