@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from diffusers.models.attention_processor import Attention as AttentionLayer
 from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -22,16 +23,15 @@ CHANNELS_PER_PIXEL = 4
 SHORT = 256
 
 
-def install(unet: Any, vae: nn.Module) -> None:
-    """Let the modules of a model on a CPU work by the classes below."""
-    for model in (unet, vae):
-        for module in model.modules():
-            if type(module) is nn.Conv2d:
-                module.__class__ = Conv2d
-            elif type(module) is nn.GroupNorm:
-                module.__class__ = GroupNorm
-    if next(unet.parameters()).dtype in HALF:
-        unet.set_attn_processor(Attention())
+def install(*models: nn.Module) -> None:
+    """Let the modules of models on a CPU work by the classes below."""
+    for module in (module for model in models for module in model.modules()):
+        if type(module) is nn.Conv2d:
+            module.__class__ = Conv2d
+        elif type(module) is nn.GroupNorm:
+            module.__class__ = GroupNorm
+        elif isinstance(module, AttentionLayer) and Attention.suits(module):
+            module.set_processor(Attention())
 
 
 class LoraLinear(PeftLinear):  # type: ignore[misc]
@@ -112,8 +112,15 @@ class GroupNorm(nn.GroupNorm):
 class Attention:
     """Short attention with gradient, in single precision: the half's backward pass takes long.
 
-    A processor for the attention layers of diffusers' U-Nets, which have neither mask nor norms.
+    A processor for those attention layers of diffusers that have neither mask nor norms, as in the
+    transformer blocks of U-Nets.
     """
+
+    @staticmethod
+    def suits(layer: AttentionLayer) -> bool:
+        """Whether it is one of those."""
+        more = layer.group_norm or layer.norm_q or layer.residual_connection
+        return layer.to_q.weight.dtype in HALF and not more
 
     def __call__(
         self, layer: Any, pixels: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any

@@ -65,7 +65,7 @@ def test_convolutions_as_products(kernel, padding, stride, compared, monkeypatch
     torch.manual_seed(0)
     plain = nn.Conv2d(6, 9, kernel, stride, padding).double()
     ours = copy.deepcopy(plain)
-    kernels.install(ours, ours)
+    kernels.install(ours)
     monkeypatch.setattr(kernels, "CHANNELS_PER_PIXEL", 0)
     given = torch.randn(2, 6, 5, 4, dtype=torch.float64)
     for layout in (torch.contiguous_format, torch.channels_last):
@@ -86,7 +86,7 @@ def test_many_pixels_and_other_convolutions_are_left_to_pytorch(monkeypatch):
         (nn.Conv2d(4, 64, 3, padding=1, groups=2), 2),
         (nn.Conv2d(4, 64, 3, padding=2, dilation=2), 2),
     ):
-        kernels.install(layer, layer)
+        kernels.install(layer)
         assert layer(torch.randn(1, 4, side, side)).shape == (1, 64, side, side)
     assert not called
 
@@ -96,7 +96,7 @@ def test_group_normalisation_in_half_precision(compared):
     plain = nn.GroupNorm(4, 16)
     nn.init.normal_(plain.weight)
     ours = copy.deepcopy(plain).to(BF16)
-    kernels.install(nn.Conv2d(1, 1, 1), ours)
+    kernels.install(ours)
     given = torch.randn(2, 16, 8, 8).contiguous(memory_format=torch.channels_last)
     for one, other in zip(results(ours, given.to(BF16)), results(plain, given), strict=True):
         assert one.dtype == BF16
@@ -110,8 +110,12 @@ def test_attention_in_half_precision(text, compared):
     given = torch.randn(3, 10, 16).to(BF16)
     states = {"encoder_hidden_states": torch.randn(3, 7, 12).to(BF16)} if text else {}
     found = []
-    for processor in (kernels.Attention(), AttnProcessor2_0()):
-        layer.set_processor(processor)
+    for processor in (kernels.Attention, AttnProcessor2_0):
+        if processor is kernels.Attention:
+            kernels.install(layer)
+        else:
+            layer.set_processor(processor())
+        assert type(layer.processor) is processor
         layer.zero_grad()
         found.append(results(lambda x: layer(x, **states), given))
         found[-1] += [p.grad for p in layer.parameters()]
@@ -122,12 +126,18 @@ def test_attention_in_half_precision(text, compared):
     assert torch.equal(found[0][-1], found[1][-1])  # without gradient it is the same kernel
 
 
+def test_attention_with_norms_is_left_to_diffusers():
+    layer = Attention(16, heads=2, dim_head=8, norm_num_groups=4, residual_connection=True).to(BF16)
+    kernels.install(layer)
+    assert type(layer.processor) is AttnProcessor2_0
+
+
 def test_the_product_saves_time():
     """Four to eight times as fast where it was written."""
     plain = nn.Conv2d(1280, 1280, 3, padding=1).requires_grad_(False)
     plain.to(memory_format=torch.channels_last)
     ours = copy.deepcopy(plain)
-    kernels.install(ours, ours)
+    kernels.install(ours)
     given = torch.randn(2, 1280, 1, 1)
     seconds = clock.in_turns({"fast": lambda: ours(given), "plain": lambda: plain(given)}, 5)
     assert clock.ratio(seconds, "plain", "fast")["median"] > 1.5
