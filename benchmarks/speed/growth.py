@@ -63,7 +63,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     axes = result["growth"]
-    figure, grid = plt.subplots(2, len(axes), figsize=(7.2, 4), sharex="col", layout="constrained")
+    figure, grid = plt.subplots(2, len(axes), figsize=(7.2, 4.6), sharex="col", layout="constrained")
     for column, (name, points) in zip(grid.T, axes.items(), strict=True):
         values = np.array(points["values"])
         column[0].plot(values, points["seconds"], "o")
@@ -71,8 +71,8 @@ def draw(result: dict[str, Any], path: Path) -> None:
         column[1].plot(values, np.array(points["peak_bytes"]) / 1e6, "o-")
         column[1].set_xlabel(name)
         for panel in column:
-            panel.set_ylim(bottom=0)
-    grid[0, 0].set_ylabel("seconds per optimizer step")
+            panel.set_ylim(0, 1.1 * panel.get_ylim()[1])
+    grid[0, 0].set_ylabel("s per optimizer step")
     grid[1, 0].set_ylabel("peak memory, MB")
     figure.savefig(path, dpi=150)
     plt.close(figure)
