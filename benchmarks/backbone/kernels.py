@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 HALF = (torch.float16, torch.bfloat16)
 #: A convolution with at least this many output channels per output pixel is done as one product.
 CHANNELS_PER_PIXEL = 4
-#: Up to this many pixels, attention with gradient in half precision is done in single precision.
+#: Up to this many pixels, attention in half precision is done in single precision.
 SHORT = 256
 
 
@@ -110,8 +110,9 @@ class GroupNorm(nn.GroupNorm):
 
 
 class Attention:
-    """Short attention with gradient, in single precision: the half's backward pass takes long.
+    """Short attention in single precision: the backward pass of the half takes many times as long.
 
+    With or without gradient, so that DDPO's ratio is exactly 1 before the first update.
     A processor for those attention layers of diffusers that have neither mask nor norms, as in the
     transformer blocks of U-Nets.
     """
@@ -130,7 +131,7 @@ class Attention:
             projected.unflatten(-1, (layer.heads, -1)).transpose(1, 2)
             for projected in (layer.to_q(pixels), layer.to_k(given), layer.to_v(given))
         ]
-        wider = torch.is_grad_enabled() and pixels.shape[1] <= SHORT
+        wider = pixels.shape[1] <= SHORT
         with torch.autocast(pixels.device.type, enabled=not wider):
             q, k, v = (h.float() if wider else h for h in heads)
             mixed = F.scaled_dot_product_attention(q, k, v)

@@ -63,7 +63,8 @@ def draw(result: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     axes = result["growth"]
-    figure, grid = plt.subplots(2, len(axes), figsize=(7.2, 4.6), sharex="col", layout="constrained")
+    figure, grid = plt.subplots(2, len(axes), sharex="col", layout="constrained")
+    figure.set_size_inches(7.2, 4.6)
     for column, (name, points) in zip(grid.T, axes.items(), strict=True):
         values = np.array(points["values"])
         column[0].plot(values, points["seconds"], "o")

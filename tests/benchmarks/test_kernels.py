@@ -123,7 +123,7 @@ def test_attention_in_half_precision(text, compared):
             found[-1].append(layer(given, **states))
     for one, other in zip(*found, strict=True):
         compared("to half precision", one.float(), other.float(), 3e-2)
-    assert torch.equal(found[0][-1], found[1][-1])  # without gradient it is the same kernel
+    assert torch.equal(found[0][-1], found[0][0])  # the same without gradient
 
 
 def test_attention_with_norms_is_left_to_diffusers():
