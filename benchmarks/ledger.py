@@ -182,7 +182,8 @@ class Ledger:
 
         With ``inside``, what the backward costs more than the price known is recomputation.
         """
-        with self.paused(), sdpa_kernel(SDPBackend.MATH), FlopCounter() as counter:
+        eager = torch.compiler.set_stance("force_eager")  # compiled operators are not counted
+        with self.paused(), eager, sdpa_kernel(SDPBackend.MATH), FlopCounter() as counter:
             value = call()
             forward = counter.get_total_flops()
             if value.requires_grad:

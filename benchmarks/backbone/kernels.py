@@ -82,7 +82,8 @@ class Conv2d(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if isinstance(self.padding, str) or self.groups > 1 or self.dilation != (1, 1):
+        plain = self.groups == 1 and self.dilation == (1, 1) and self.padding_mode == "zeros"
+        if isinstance(self.padding, str) or not plain:
             return super().forward(x)
         (tall, wide), (up, left), (down, right) = self.kernel_size, self.padding, self.stride
         height = (x.shape[2] + 2 * up - tall) // down + 1

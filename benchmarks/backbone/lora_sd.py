@@ -321,10 +321,6 @@ class LoraSD:
 
     def _price(self) -> None:
         """Measure what one sample's passes cost."""
-        with torch.compiler.set_stance("force_eager"):  # the counter sees no compiled operators
-            self._measure_prices()
-
-    def _measure_prices(self) -> None:
         text, zero = self.encode([""]), torch.zeros(1, dtype=torch.long, device=self.device)
         latents = text.new_zeros(1, *self.latent_shape)
 

@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import tyro
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
@@ -31,7 +30,7 @@ from benchmarks.ledger import Ledger
 from benchmarks.speed import growth, levers, memory, report
 from benchmarks.speed.clock import circumstances, in_turns, native_bf16, peak, ratio
 from benchmarks.speed.ideal import Ideal
-from benchmarks.speed.models import MODELS, apart
+from benchmarks.speed.models import apart, made
 from benchmarks.speed.ours import PROMPTS, Brightness, Ours
 from benchmarks.speed.trl import Trainers
 from benchmarks.store import write_json
@@ -123,9 +122,7 @@ class Stand:
     """One model in one precision, and everybody who trains it."""
 
     def __init__(self, setting: Setting, precision: Precision) -> None:
-        pipeline = MODELS[setting.model]()
-        for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
-            torch.nn.Module.to(module, DTYPES[precision])  # diffusers' own prints a warning
+        pipeline = made(setting.model, DTYPES[precision])
         common: dict[str, Any] = {
             "batch": setting.batch,
             "steps": setting.steps,

@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.backbone.lora_sd import LoraSD
 from benchmarks.ledger import Ledger
 from benchmarks.speed.clock import in_turns, peak
-from benchmarks.speed.models import MODELS
+from benchmarks.speed.models import made
 from benchmarks.speed.ours import Ours
 
 STEPS, BATCHES, LAST = (5, 10, 20, 40), (2, 4, 8, 16), (1, 5, 10, 20)
@@ -23,7 +23,7 @@ ROUNDS = 5
 
 def measure(quick: bool = False) -> dict[str, Any]:
     """By what grows: its values, median seconds and peak bytes, and the line through the times."""
-    backbone = LoraSD(MODELS["embedded"](), Ledger())
+    backbone = LoraSD(made("embedded"), Ledger())
     scale, rounds = (5, 2) if quick else (1, ROUNDS)
 
     def full(batch: int, steps: int, last: int | None = None) -> Callable[[], None]:

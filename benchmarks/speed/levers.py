@@ -21,7 +21,7 @@ from benchmarks.backbone.lora_sd import LoraSD
 from benchmarks.compare import has_compiler
 from benchmarks.ledger import Ledger
 from benchmarks.speed.clock import in_turns, native_bf16, peak, ratio
-from benchmarks.speed.models import MODELS, apart
+from benchmarks.speed.models import apart, made
 from benchmarks.speed.ours import Ours
 
 Run = Callable[[], None]
@@ -52,7 +52,7 @@ def measure(quick: bool = False) -> dict[str, Any]:
 
 def pairs(batch: int, steps: int) -> dict[str, tuple[Run, Run]]:
     """By lever: a step with it and one without."""
-    pipeline = MODELS["embedded"]()
+    pipeline = made("embedded")
     ours, backbone = _ours(apart(pipeline), batch, steps)
     rows, rows_backbone = _ours(pipeline, batch, steps)
     for module in (rows_backbone.unet, rows_backbone.vae):
@@ -89,10 +89,7 @@ def pairs(batch: int, steps: int) -> dict[str, tuple[Run, Run]]:
 
 def half(batch: int, steps: int) -> dict[str, tuple[Run, Run]]:
     """Those that matter in bf16."""
-    pipeline = MODELS["embedded"]()
-    for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
-        nn.Module.to(module, torch.bfloat16)
-    ours, backbone = _ours(pipeline, batch, steps)
+    ours, backbone = _ours(made("embedded", torch.bfloat16), batch, steps)
     full = ours.alignprop(steps, "store")
     return {
         "group normalisation in single precision (bf16; AlignProp, full)": (
@@ -108,7 +105,7 @@ def half(batch: int, steps: int) -> dict[str, tuple[Run, Run]]:
 
 def large() -> dict[str, tuple[Run, Run]]:
     """What matters where a model has more channels than pixels."""
-    ours, backbone = _ours(MODELS["sd15"](), 1, 4)
+    ours, backbone = _ours(made("sd15"), 1, 4)
     last = ours.alignprop(1, "store")
     return {
         "convolutions over few pixels as one product (SD v1.5's shape; AlignProp, K=1)": (
@@ -120,7 +117,7 @@ def large() -> dict[str, tuple[Run, Run]]:
 
 def compiled(batch: int, steps: int) -> dict[str, tuple[Run, Run]]:
     """``--compile``, which needs a C++ compiler."""
-    pipeline = MODELS["embedded"]()
+    pipeline = made("embedded")
     ours, _ = _ours(apart(pipeline), batch, steps)
     faster, _ = _ours(pipeline, batch, steps, compile=True)
     return {

@@ -46,6 +46,14 @@ def sd15() -> StableDiffusionPipeline:
 MODELS = {"embedded": embedded, "sd15": sd15}
 
 
+def made(model: str, dtype: torch.dtype = torch.float32) -> StableDiffusionPipeline:
+    """A pipeline of this name in this precision."""
+    pipeline = MODELS[model]()
+    for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        torch.nn.Module.to(module, dtype)  # diffusers' own prints a warning
+    return pipeline
+
+
 def sd15_configs() -> dict[str, dict[str, Any]]:
     """Its configurations by part."""
     shape = SHAPES["sd15"]

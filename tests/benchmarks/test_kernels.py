@@ -85,6 +85,7 @@ def test_many_pixels_and_other_convolutions_are_left_to_pytorch(monkeypatch):
         (nn.Conv2d(4, 64, 3, padding=1), 5),
         (nn.Conv2d(4, 64, 3, padding=1, groups=2), 2),
         (nn.Conv2d(4, 64, 3, padding=2, dilation=2), 2),
+        (nn.Conv2d(4, 64, 3, padding=1, padding_mode="reflect"), 2),
     ):
         kernels.install(layer)
         assert layer(torch.randn(1, 4, side, side)).shape == (1, 64, side, side)
