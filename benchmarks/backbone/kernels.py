@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention as AttentionLayer
+from diffusers.models.upsampling import Upsample2D
 from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -30,8 +31,15 @@ def install(*models: nn.Module) -> None:
             module.__class__ = Conv2d
         elif type(module) is nn.GroupNorm:
             module.__class__ = GroupNorm
+        elif type(module) is Upsample2D and Upsample.suits(module):
+            module.__class__ = Upsample
         elif isinstance(module, AttentionLayer) and Attention.suits(module):
             module.set_processor(Attention())
+
+
+def few(pixels: int, channels: int) -> bool:
+    """Whether a convolution with so many of them in its output is done as one product."""
+    return CHANNELS_PER_PIXEL * pixels <= channels
 
 
 class LoraLinear(PeftLinear):  # type: ignore[misc]
@@ -54,10 +62,10 @@ class _LoraProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, a: Tensor, up: Tensor) -> Tensor:
         rows, down, lift = x.to(w.dtype).flatten(0, -2), a.to(w.dtype), up.to(w.dtype)
-        inner = rows @ down.T
-        result = rows @ w.T if b is None else torch.addmm(b, rows, w.T)
+        inner = F.linear(rows, down)
         ctx.save_for_backward(x, w, inner, a, up)
-        return result.addmm_(inner, lift.T).view(*x.shape[:-1], -1)
+        result = F.linear(rows, w, b).addmm_(inner, lift.t())
+        return result.view(*x.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable
@@ -88,7 +96,7 @@ class Conv2d(nn.Conv2d):
         (tall, wide), (up, left), (down, right) = self.kernel_size, self.padding, self.stride
         height = (x.shape[2] + 2 * up - tall) // down + 1
         width = (x.shape[3] + 2 * left - wide) // right + 1
-        if CHANNELS_PER_PIXEL * len(x) * height * width > self.out_channels:
+        if not few(len(x) * height * width, self.out_channels):
             return super().forward(x)
         padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, left, left, up, up))
         shifted = [
@@ -98,6 +106,42 @@ class Conv2d(nn.Conv2d):
         ]
         weight = self.weight.permute(0, 2, 3, 1).flatten(1)
         return F.linear(torch.cat(shifted, -1), weight, self.bias).permute(0, 3, 1, 2)
+
+
+class Upsample(Upsample2D):
+    """Doubling every pixel, then a 3x3 convolution: one transposed convolution of 4x4, stride 2.
+
+    Each output pixel sees four distinct input pixels only, so four products do for nine: weights
+    that meet the same pixel are added up beforehand.
+    """
+
+    @staticmethod
+    def suits(layer: Upsample2D) -> bool:
+        """Whether it is such a pair with frozen weights."""
+        conv, plain = getattr(layer, "conv", None), layer.interpolate and layer.norm is None
+        return (
+            plain
+            and isinstance(conv, nn.Conv2d)
+            and (conv.kernel_size, conv.padding) == ((3, 3), (1, 1))
+            and not conv.weight.requires_grad
+        )
+
+    def forward(self, x: Tensor, output_size: Any = None, *_: Any, **__: Any) -> Tensor:
+        conv = self.conv
+        if output_size is not None or few(4 * x[:, 0].numel(), conv.out_channels):
+            result: Tensor = super().forward(x, output_size)
+            return result
+        if "summed" not in self._buffers:
+            self.register_buffer("summed", _summed(conv.weight), persistent=False)
+        return F.conv_transpose2d(x, self.summed, conv.bias, stride=2, padding=1)
+
+
+def _summed(weight: Tensor) -> Tensor:
+    """(out, in, 3, 3) to (in, out, 4, 4)."""
+    flipped = F.pad(weight.float().flip(2, 3).transpose(0, 1), (1, 1, 1, 1))
+    rows = flipped[:, :, 1:] + flipped[:, :, :-1]
+    whole = rows[..., 1:] + rows[..., :-1]
+    return whole.to(weight.dtype, memory_format=torch.channels_last)
 
 
 class GroupNorm(nn.GroupNorm):
