@@ -4,7 +4,10 @@ It listens through hooks on the modules themselves, so a method can neither forg
 Prices (FLOPs per sample and pass) are measured with ``torch.utils.flop_counter`` on the real
 modules; a multiply-add counts two. Attention is priced as its four plain matrix products and their
 derivatives, whatever kernel computes it: fused kernels differ between devices in what they repeat,
-and the counter takes the one for CPUs to be free.
+and the counter takes the one for CPUs to be free. In the same way prices are those of plain passes
+where the backbone does with less (``benchmarks.backbone.kernels``): an upsampling convolution as
+one transposed convolution, and keys and values of the text that are kept. So FLOPs are the same on
+every device, and what kernels save shows in seconds.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -52,12 +56,21 @@ class FlopCounter(FlopCounterMode):
 
     def __init__(self) -> None:
         super().__init__(display=False)
-        self.flop_registry[torch.ops.aten.addmm_] = self.flop_registry[torch.ops.aten.addmm]
+        registry, aten = self.flop_registry, torch.ops.aten
+        registry[aten.addmm_] = registry[aten.addmm]
+        for convolution, position in ((aten.convolution, 6), (aten.convolution_backward, 7)):
+            registry[convolution] = partial(_as_plain, registry[convolution], position)
 
     def _count_flops(self, func_packet: Any, out: Any, args: Any, kwargs: Any) -> Any:
         if func_packet not in self.flop_registry and DENSE.search(str(func_packet)):
             raise RuntimeError(f"operator {func_packet} has no price: the ledger would miss it")
         return super()._count_flops(func_packet, out, args, kwargs)  # type: ignore[no-untyped-call]
+
+
+def _as_plain(formula: Callable[..., int], position: int, *args: Any, **kwargs: Any) -> int:
+    """A transposed convolution is an upsampling one, of four products each where plain has nine."""
+    flops = formula(*args, **kwargs)
+    return flops * 9 // 4 if args[position] else flops
 
 
 class Ledger:

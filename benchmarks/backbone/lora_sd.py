@@ -67,8 +67,7 @@ class LoraSD:
             self._add_matrices(seed)
         else:
             self.unet.requires_grad_(True)
-        if self.device.type == "cpu":
-            kernels.install(self.unet, self.vae)
+        kernels.install(self.unet, self.vae, cpu=self.device.type == "cpu")
         self._range = GradientRange() if self.vae.dtype == torch.float16 else None
         for parameter in self.parameters():
             parameter.data = parameter.data.float()
@@ -79,6 +78,7 @@ class LoraSD:
         ledger.watch("unet", self.unet)
         ledger.watch("decode", self.vae.decoder)
         self._texts: dict[str, Tensor] = {}
+        self._pair: tuple[Any, ...] = (None, None)
         self.memory = memory
         self._price()
         if compile:  # the forward function only: the ledger's hooks stay outside
@@ -184,11 +184,10 @@ class LoraSD:
     ) -> Tensor:
         timesteps = torch.tensor(timestep, device=self.device).expand(len(latents))
         if guidance > 1:
-            empty = self.encode([""]).expand_as(text)
+            if self._pair[0] is not text:
+                self._pair = text, torch.cat([self.encode([""]).expand_as(text), text])
             pair = self._unet(
-                torch.cat([latents, latents]),
-                torch.cat([timesteps, timesteps]),
-                torch.cat([empty, text]),
+                torch.cat([latents, latents]), torch.cat([timesteps, timesteps]), self._pair[1]
             )
             without, conditioned = pair.chunk(2)
             return without + guidance * (conditioned - without)

@@ -11,12 +11,13 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from diffusers.models.attention_processor import AttnProcessor2_0
+from diffusers.models.upsampling import Upsample2D
 from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from benchmarks.backbone import kernels, lora_sd
+from benchmarks.backbone.kernels import attention
 from benchmarks.backbone.lora_sd import LoraSD
 from benchmarks.compare import has_compiler
 from benchmarks.ledger import Ledger
@@ -79,6 +80,18 @@ def pairs(batch: int, steps: int) -> dict[str, tuple[Run, Run]]:
         "LoRA product added in place (AlignProp, full)": (
             full,
             inside(peft_layers, backbone, full),
+        ),
+        "keys and values of the text kept (AlignProp, K=1)": (
+            last,
+            inside(forgotten_text, backbone, last),
+        ),
+        "upsampling and convolution as one (AlignProp, full)": (
+            full,
+            inside(two_step_upsampling, backbone, full),
+        ),
+        "frozen convolutions keep no input (AlignProp, full)": (
+            full,
+            inside(plain_convolutions, backbone, full),
         ),
         "LoRA merged before the truncation: not done, at most (AlignProp, K=1)": (
             inside(unadapted_sampling, backbone, last),
@@ -236,9 +249,21 @@ def half_normalisation(_: LoraSD) -> Iterator[None]:
 
 
 @contextmanager
-def half_attention(backbone: LoraSD) -> Iterator[None]:
+def half_attention(_: LoraSD) -> Iterator[None]:
     """Attention in half precision."""
-    before = backbone.unet.attn_processors
-    backbone.unet.set_attn_processor(AttnProcessor2_0())
-    yield
-    backbone.unet.set_attn_processor(before)
+    with patch.object(attention, "SHORT", 0):
+        yield
+
+
+@contextmanager
+def forgotten_text(_: LoraSD) -> Iterator[None]:
+    """Keys and values of the text computed in every pass."""
+    with patch.object(kernels.Attention, "_of_text", kernels.Attention._keys_and_values):
+        yield
+
+
+@contextmanager
+def two_step_upsampling(_: LoraSD) -> Iterator[None]:
+    """Pixels doubled, then a convolution."""
+    with patch.object(kernels.Upsample, "forward", Upsample2D.forward):
+        yield

@@ -1,15 +1,18 @@
 """Our kernels give what PyTorch's and peft's give, and are faster where they are used."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from diffusers.models.attention_processor import Attention
+from diffusers.models.upsampling import Upsample2D
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from benchmarks.backbone import kernels
+from benchmarks.backbone.kernels import convolution
 from benchmarks.speed import clock
 
 BF16 = torch.bfloat16
@@ -29,11 +32,11 @@ def lora(ours: bool, dtype: torch.dtype, bias: bool = True) -> nn.Module:
     return module[0]
 
 
-def results(module, given: Tensor, needed: bool = True) -> list[Tensor]:
+def results(module, given: Tensor, needed: bool = True, states: Any = None) -> list[Tensor]:
     """Output, and the gradients of its weighted sum."""
     given = given.clone().requires_grad_(needed)
     with torch.autocast("cpu", BF16, enabled=given.dtype == BF16):
-        output = module(given)
+        output = module(given, **(states or {}))
     output.backward(torch.linspace(-1, 1, output.numel()).view_as(output).to(output.dtype))
     weights = module.parameters() if isinstance(module, nn.Module) else ()
     gradients = [given.grad, *(p.grad for p in weights)]
@@ -65,8 +68,8 @@ def test_convolutions_as_products(kernel, padding, stride, compared, monkeypatch
     torch.manual_seed(0)
     plain = nn.Conv2d(6, 9, kernel, stride, padding).double()
     ours = copy.deepcopy(plain)
-    kernels.install(ours)
-    monkeypatch.setattr(kernels, "CHANNELS_PER_PIXEL", 0)
+    kernels.install(ours, cpu=True)
+    monkeypatch.setattr(convolution, "CHANNELS_PER_PIXEL", 0)
     given = torch.randn(2, 6, 5, 4, dtype=torch.float64)
     for layout in (torch.contiguous_format, torch.channels_last):
         found = results(ours, given.to(memory_format=layout))
@@ -87,7 +90,7 @@ def test_many_pixels_and_other_convolutions_are_left_to_pytorch(monkeypatch):
         (nn.Conv2d(4, 64, 3, padding=2, dilation=2), 2),
         (nn.Conv2d(4, 64, 3, padding=1, padding_mode="reflect"), 2),
     ):
-        kernels.install(layer)
+        kernels.install(layer, cpu=True)
         assert layer(torch.randn(1, 4, side, side)).shape == (1, 64, side, side)
     assert not called
 
@@ -97,7 +100,7 @@ def test_group_normalisation_in_half_precision(compared):
     plain = nn.GroupNorm(4, 16)
     nn.init.normal_(plain.weight)
     ours = copy.deepcopy(plain).to(BF16)
-    kernels.install(ours)
+    kernels.install(ours, cpu=True)
     given = torch.randn(2, 16, 8, 8).contiguous(memory_format=torch.channels_last)
     for one, other in zip(results(ours, given.to(BF16)), results(plain, given), strict=True):
         assert one.dtype == BF16
@@ -105,32 +108,141 @@ def test_group_normalisation_in_half_precision(compared):
 
 
 @pytest.mark.parametrize("text", [True, False])
-def test_attention_in_half_precision(text, compared):
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (BF16, 3e-2)], ids=str)
+def test_attention_equals_diffusers(dtype, tolerance, text, compared):
     torch.manual_seed(0)
-    layer = Attention(16, cross_attention_dim=12 if text else None, heads=2, dim_head=8).to(BF16)
-    given = torch.randn(3, 10, 16).to(BF16)
-    states = {"encoder_hidden_states": torch.randn(3, 7, 12).to(BF16)} if text else {}
-    found = []
-    for processor in (kernels.Attention, AttnProcessor2_0):
-        if processor is kernels.Attention:
-            kernels.install(layer)
-        else:
-            layer.set_processor(processor())
-        assert type(layer.processor) is processor
-        layer.zero_grad()
-        found.append(results(lambda x: layer(x, **states), given))
-        found[-1] += [p.grad for p in layer.parameters()]
-        with torch.no_grad(), torch.autocast("cpu", BF16):
-            found[-1].append(layer(given, **states))
+    plain = Attention(16, cross_attention_dim=12 if text else None, heads=2, dim_head=8).to(dtype)
+    ours = copy.deepcopy(plain)
+    kernels.install(ours, cpu=True)
+    assert type(plain) is Attention and type(ours) is kernels.Attention
+    given = torch.randn(3, 10, 16).to(dtype)
+    states = {"encoder_hidden_states": torch.randn(3, 7, 12).to(dtype)} if text else {}
+    found = [results(layer, given, states=states) for layer in (ours, plain)]
     for one, other in zip(*found, strict=True):
-        compared("to half precision", one.float(), other.float(), 3e-2)
-    assert torch.equal(found[0][-1], found[0][0])  # the same without gradient
+        compared("difference", one.float(), other.float(), tolerance)
+    with torch.no_grad(), torch.autocast("cpu", BF16, enabled=dtype == BF16):
+        assert torch.equal(ours(given, **states), found[0][0])  # the same without gradient
 
 
-def test_attention_with_norms_is_left_to_diffusers():
-    layer = Attention(16, heads=2, dim_head=8, norm_num_groups=4, residual_connection=True).to(BF16)
-    kernels.install(layer)
-    assert type(layer.processor) is AttnProcessor2_0
+def test_other_attention_is_left_to_diffusers():
+    normed = Attention(16, heads=2, dim_head=8, norm_num_groups=4, residual_connection=True)
+    kernels.install(normed, cpu=True)
+    assert type(normed) is Attention
+    plain = Attention(16, heads=2, dim_head=8)
+    masked, given, mask = copy.deepcopy(plain), torch.randn(2, 4, 16), torch.zeros(2, 1, 4)
+    mask[..., 2:] = -1e4
+    kernels.install(masked, cpu=True)
+    assert torch.equal(
+        masked(given, attention_mask=mask), plain(given, attention_mask=mask)
+    ) and not torch.equal(masked(given), masked(given, attention_mask=mask))
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_what_is_kept_of_a_text_is_that_of_now(rank, monkeypatch):
+    """Another text, other weights, no LoRA: each is computed anew, the same again is not."""
+    torch.manual_seed(0)
+    layer = Attention(16, cross_attention_dim=12, heads=2, dim_head=8)
+    if rank:
+        config = LoraConfig(r=rank, lora_alpha=rank, target_modules=["to_k", "to_v"])
+        config._register_custom_module({nn.Linear: kernels.LoraLinear})
+        inject_adapter_in_model(config, layer)
+    kernels.install(layer, cpu=True)
+    trained = [
+        p for n, p in layer.named_parameters() if "lora_B" in n or (not rank and "to_k" in n)
+    ]
+    optimizer = torch.optim.AdamW(trained, lr=0.1)
+    given, texts = torch.randn(2, 10, 16), torch.randn(2, 2, 7, 12)
+    called, plain = [], kernels.Attention._keys_and_values
+    monkeypatch.setattr(
+        kernels.Attention, "_keys_and_values", lambda *a: called.append(1) or plain(*a)
+    )
+
+    def expect(calls: int, text: Tensor) -> Tensor:
+        called.clear()
+        with torch.no_grad():
+            kept = layer(given, text)
+        assert len(called) == calls
+        assert torch.equal(kept, layer(given, text).detach())
+        return kept
+
+    one, other = texts
+    first = expect(1, one)
+    assert torch.equal(expect(0, one), first)
+    assert not torch.equal(expect(1, other), first)
+    layer(given, other).sum().backward()
+    optimizer.step()
+    second = expect(1, other)
+    expect(0, other)
+    state = {k: torch.zeros_like(v) for k, v in layer.state_dict().items()}
+    if rank:
+        for linear in (layer.to_k, layer.to_v):
+            linear.enable_adapters(False)
+        assert not torch.equal(expect(1, other), second)
+        linear.enable_adapters(True)
+    layer.load_state_dict(state)
+    assert not expect(1, other).any()
+
+
+def test_frozen_convolutions_keep_no_input(compared):
+    torch.manual_seed(0)
+    plain = nn.Conv2d(6, 9, 3, 2, 1).double().requires_grad_(False)
+    ours = copy.deepcopy(plain)
+    kernels.install(ours, cpu=False)
+    given = torch.randn(2, 6, 7, 4, dtype=torch.float64)
+    for what, one, other in zip(
+        ("output", "input"), results(ours, given), results(plain, given), strict=True
+    ):
+        compared(what, one, other, 1e-12)
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        ours(given.requires_grad_())
+        assert [id(x) for x in kept] == [id(ours.weight)]
+        plain(given)
+        assert any(x.data_ptr() == given.data_ptr() for x in kept)  # PyTorch's own does
+
+
+def upsampling(channels: int, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:
+    torch.manual_seed(0)
+    plain = Upsample2D(channels, use_conv=True, out_channels=channels + 2).to(dtype)
+    ours = copy.deepcopy(plain.requires_grad_(False))
+    kernels.install(ours, cpu=True)
+    assert type(ours) is kernels.Upsample
+    return ours, plain
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (BF16, 2e-2)], ids=str)
+def test_upsampling_and_convolution_as_one(dtype, tolerance, compared):
+    ours, plain = upsampling(6, dtype)
+    given = torch.randn(2, 6, 5, 4, dtype=dtype)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        found = results(ours, given.to(memory_format=layout)), results(plain, given)
+        for what, one, other in zip(("output", "input"), *found, strict=True):
+            compared(what, one.double(), other.double(), tolerance)
+    assert ours.state_dict().keys() == plain.state_dict().keys()
+    one, other = ours(given, (9, 7)), plain(given, (9, 7))  # another size than the double
+    assert one.shape == (2, 8, 9, 7) and torch.equal(one, other)
+
+
+def test_other_upsampling_is_left_to_diffusers():
+    for layer in (
+        Upsample2D(4).requires_grad_(False),
+        Upsample2D(4, use_conv_transpose=True).requires_grad_(False),
+        Upsample2D(4, use_conv=True, kernel_size=1, padding=0).requires_grad_(False),
+        Upsample2D(4, use_conv=True, interpolate=False).requires_grad_(False),
+        Upsample2D(4, use_conv=True),  # its weights are trained
+    ):
+        kernels.install(layer, cpu=True)
+        assert type(layer) is Upsample2D
+
+
+def test_one_convolution_saves_time():
+    """Nearly twice as fast."""
+    ours, plain = upsampling(96, torch.float32)
+    for layer in (ours, plain):
+        layer.to(memory_format=torch.channels_last)
+    given = torch.randn(8, 96, 16, 16).to(memory_format=torch.channels_last)
+    seconds = clock.in_turns({"fast": lambda: ours(given), "plain": lambda: plain(given)}, 9)
+    assert clock.ratio(seconds, "plain", "fast")["median"] > 1.2
 
 
 def test_the_product_saves_time():
@@ -138,7 +250,7 @@ def test_the_product_saves_time():
     plain = nn.Conv2d(1280, 1280, 3, padding=1).requires_grad_(False)
     plain.to(memory_format=torch.channels_last)
     ours = copy.deepcopy(plain)
-    kernels.install(ours)
+    kernels.install(ours, cpu=True)
     given = torch.randn(2, 1280, 1, 1)
     seconds = clock.in_turns({"fast": lambda: ours(given), "plain": lambda: plain(given)}, 5)
     assert clock.ratio(seconds, "plain", "fast")["median"] > 1.5

@@ -3,11 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from diffusers.models.upsampling import Upsample2D
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import contract, registry
 from benchmarks.api import Context
+from benchmarks.backbone import kernels
 from benchmarks.backbone.memory import PLANS
 from benchmarks.ledger import FlopCounter
 from methods.alignprop import AlignProp, Config, Truncation
@@ -15,7 +17,9 @@ from methods.alignprop import AlignProp, Config, Truncation
 
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("name", registry.methods.names())
-def test_flops_equal_the_flop_counter(tiny_contract: None, name: str, plan):
+def test_flops_equal_the_flop_counter(tiny_contract: None, name: str, plan, monkeypatch):
+    # What is kept over sampling steps is priced as if it were not.
+    monkeypatch.setattr(kernels.Attention, "_of_text", kernels.Attention._keys_and_values)
     this = contract.bench(name, updates_per_round=1)
     backbone = this.backbone
     backbone.use(plan)
@@ -54,6 +58,19 @@ def test_attention_is_not_free():
     with sdpa_kernel(SDPBackend.MATH), FlopCounter() as counter:
         F.scaled_dot_product_attention(query, query, query)
     assert counter.get_total_flops() == 2 * (2 * 2 * 8 * 8 * 4)  # two products
+
+
+def test_upsampling_is_priced_as_plain():
+    layer = Upsample2D(4, use_conv=True).requires_grad_(False)
+    priced = []
+    for ours in (False, True):
+        if ours:
+            kernels.install(layer, cpu=True)
+        with FlopCounter() as counter:
+            layer(torch.zeros(2, 4, 8, 8, requires_grad=True)).sum().backward()
+        priced.append(counter.get_total_flops())
+    assert type(layer) is kernels.Upsample
+    assert priced[0] == priced[1] == 2 * (2 * 2 * 4 * 4 * 9 * 16 * 16)
 
 
 def test_harmless_operators_are_free():

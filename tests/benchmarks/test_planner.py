@@ -10,7 +10,7 @@ from diffusers import UNet2DConditionModel
 
 from benchmarks import contract, planner
 from benchmarks.api import UserError
-from benchmarks.backbone import kernels
+from benchmarks.backbone.kernels import convolution
 from benchmarks.backbone.memory import PLANS
 from benchmarks.backbone.shapes import SHAPES
 from benchmarks.backbone.weightless import Model
@@ -47,7 +47,7 @@ def test_peak_memory_is_that_of_the_run(name: str, plan, monkeypatch):
     Convolutions as products keep less, and depend on the device: the plan is without them.
     """
     monkeypatch.setattr(planner, "STEPS", 1)
-    monkeypatch.setattr(kernels, "CHANNELS_PER_PIXEL", math.inf)
+    monkeypatch.setattr(convolution, "CHANNELS_PER_PIXEL", math.inf)
     this = contract.bench(name)
     this.backbone.use(plan)
     try:

@@ -1,0 +1,34 @@
+"""The same mathematics as PyTorch's, peft's and diffusers' modules, in less time or memory.
+
+``lora`` and ``attention`` save time everywhere, ``convolution`` memory everywhere and time on CPUs,
+``normalisation`` time on CPUs. What each gains: ``python -m benchmarks.speed --levers``.
+"""
+
+from __future__ import annotations
+
+from diffusers.models.attention_processor import Attention as AttentionLayer
+from diffusers.models.upsampling import Upsample2D
+from torch import nn
+
+from benchmarks.backbone.kernels.attention import Attention
+from benchmarks.backbone.kernels.convolution import Conv2d, Upsample
+from benchmarks.backbone.kernels.lora import LoraLinear
+from benchmarks.backbone.kernels.normalisation import GroupNorm
+
+__all__ = ["Attention", "Conv2d", "GroupNorm", "LoraLinear", "Upsample", "install"]
+
+
+def install(*models: nn.Module, cpu: bool) -> None:
+    """Let the modules of models work by these classes; some of them only if they are on a CPU.
+
+    ``LoraLinear`` is not among them: peft makes it.
+    """
+    for module in (module for model in models for module in model.modules()):
+        if type(module) is nn.Conv2d:
+            module.__class__ = Conv2d
+        elif type(module) is AttentionLayer and Attention.suits(module):
+            module.__class__ = Attention
+        elif cpu and type(module) is nn.GroupNorm:
+            module.__class__ = GroupNorm
+        elif cpu and type(module) is Upsample2D and Upsample.suits(module):
+            module.__class__ = Upsample

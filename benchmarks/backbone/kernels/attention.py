@@ -1,0 +1,86 @@
+"""Attention of a U-Net's transformer blocks."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention_processor import Attention as AttentionLayer
+from torch import Tensor
+
+from benchmarks.backbone.kernels.lora import LoraLinear
+
+#: Up to this many pixels, attention in half precision on a CPU is done in single precision.
+SHORT = 256
+
+
+class Attention(AttentionLayer):  # type: ignore[misc]
+    """Without gradient, keys and values of a text are kept until it or the weights change.
+
+    Sampling steps see the same text with the same weights again and again.
+    """
+
+    _text: tuple[list[Any], tuple[Tensor, Tensor]] | None = None
+
+    @staticmethod
+    def suits(layer: AttentionLayer) -> bool:
+        """Whether it has neither norms nor a residual."""
+        norms = layer.group_norm, layer.norm_q, layer.norm_cross, layer.spatial_norm
+        return not any(norms) and not layer.residual_connection
+
+    def forward(
+        self,
+        pixels: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        **more: Any,
+    ) -> Tensor:
+        if attention_mask is not None:
+            plain: Tensor = super().forward(pixels, encoder_hidden_states, attention_mask, **more)
+            return plain
+        q = self._heads(self.to_q(pixels))
+        if encoder_hidden_states is None:
+            k, v = self._keys_and_values(pixels)
+        else:
+            k, v = self._of_text(encoder_hidden_states)
+        mixed = _attend(q, k, v).transpose(1, 2).flatten(2)
+        result: Tensor = self.to_out[0](mixed)
+        return result
+
+    def _heads(self, projected: Tensor) -> Tensor:
+        return projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def _keys_and_values(self, given: Tensor) -> tuple[Tensor, Tensor]:
+        return self._heads(self.to_k(given)), self._heads(self.to_v(given))
+
+    def _of_text(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self._keys_and_values(text)
+        now = [text, *_state(self.to_k), *_state(self.to_v)]
+        if not self._text or any(a is not b for a, b in zip(self._text[0], now, strict=True)):
+            self._text = now, self._keys_and_values(text)
+        return self._text[1]
+
+
+def _state(layer: Any) -> list[Any]:
+    """What its output depends on besides its input."""
+    if not isinstance(layer, LoraLinear):
+        return [layer.weight._version]
+    matrices = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    return [layer.disable_adapters, *(matrix._version for matrix in matrices)]
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Short attention in half precision in single precision, if on a CPU.
+
+    The backward pass of the half takes many times as long. With or without gradient, so that DDPO's
+    ratio is exactly 1 before the first update.
+    """
+    half = q.dtype in (torch.float16, torch.bfloat16)
+    wider = half and q.device.type == "cpu" and q.shape[2] <= SHORT
+    with torch.autocast("cpu", enabled=False) if wider else nullcontext():
+        wide = [h.float() if wider else h for h in (q, k, v)]
+        mixed = F.scaled_dot_product_attention(wide[0], wide[1], wide[2])
+    return mixed.to(q.dtype)

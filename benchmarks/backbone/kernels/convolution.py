@@ -1,0 +1,115 @@
+"""Convolutions with frozen weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.upsampling import Upsample2D
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+#: A convolution on a CPU with at least this many output channels per output pixel is one product.
+CHANNELS_PER_PIXEL = 4
+
+
+def few(pixels: int, channels: int) -> bool:
+    """Whether a convolution with so many of them in its output is done as one product."""
+    return CHANNELS_PER_PIXEL * pixels <= channels
+
+
+class Conv2d(nn.Conv2d):
+    """Frozen, it keeps nothing of its input; on a CPU, few pixels are done as one product.
+
+    PyTorch's kernel brings all weights into another order in every call, which for few pixels takes
+    longer than using them.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        plain = self.groups == 1 and self.dilation == (1, 1) and self.padding_mode == "zeros"
+        if isinstance(self.padding, str) or not plain:
+            return super().forward(x)
+        (tall, wide), (up, left), (down, right) = self.kernel_size, self.padding, self.stride
+        height = (x.shape[2] + 2 * up - tall) // down + 1
+        width = (x.shape[3] + 2 * left - wide) // right + 1
+        if x.device.type == "cpu" and few(len(x) * height * width, self.out_channels):
+            padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, left, left, up, up))
+            return self._product(padded, height, width)
+        if self.weight.requires_grad or not torch.is_grad_enabled():
+            return super().forward(x)
+        result: Tensor = _Frozen.apply(  # type: ignore[no-untyped-call]
+            x, self.weight, self.bias, self.stride, self.padding
+        )
+        return result
+
+    def _product(self, padded: Tensor, height: int, width: int) -> Tensor:
+        """The neighbourhoods of the output's pixels side by side, times the weights."""
+        (tall, wide), (down, right) = self.kernel_size, self.stride
+        shifted = [
+            padded[:, i : i + down * height : down, j : j + right * width : right]
+            for i in range(tall)
+            for j in range(wide)
+        ]
+        weight = self.weight.permute(0, 2, 3, 1).flatten(1)
+        return F.linear(torch.cat(shifted, -1), weight, self.bias).permute(0, 3, 1, 2)
+
+
+class _Frozen(torch.autograd.Function):
+    """PyTorch's own keeps the input for the gradient of the weights, wanted or not."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, stride: Any, pad: Any) -> Tensor:
+        ctx.save_for_backward(w)
+        ctx.given = x.shape, x.dtype, stride, pad
+        return F.conv2d(x, w, b, stride, pad)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        (w,), (shape, dtype, stride, pad) = ctx.saved_tensors, ctx.given
+        unread = torch.empty(
+            shape, dtype=w.dtype, device=w.device, memory_format=torch.channels_last
+        )
+        of_x, _, _ = torch.ops.aten.convolution_backward(
+            *(gradient.to(w.dtype), unread, w, None, stride, pad, (1, 1), False, (0, 0), 1),
+            output_mask=(True, False, False),
+        )
+        return of_x.to(dtype), None, None, None, None
+
+
+class Upsample(Upsample2D):  # type: ignore[misc]
+    """Doubling every pixel, then a 3x3 convolution: one transposed convolution of 4x4, stride 2.
+
+    Three neighbouring output pixels lie on two input pixels, so that four products do for nine: the
+    weights that meet the same pixel are added up beforehand.
+    """
+
+    @staticmethod
+    def suits(layer: Upsample2D) -> bool:
+        """Whether it is such a pair, with frozen weights."""
+        conv, plain = getattr(layer, "conv", None), layer.interpolate and layer.norm is None
+        return (
+            plain
+            and isinstance(conv, nn.Conv2d)
+            and (conv.kernel_size, conv.padding) == ((3, 3), (1, 1))
+            and not conv.weight.requires_grad
+        )
+
+    def forward(self, x: Tensor, output_size: Any = None, *_: Any, **__: Any) -> Tensor:
+        conv = self.conv
+        if output_size is not None or few(4 * x[:, 0].numel(), conv.out_channels):
+            result: Tensor = super().forward(x, output_size)
+            return result
+        if "summed" not in self._buffers:
+            self.register_buffer("summed", summed(conv.weight), persistent=False)
+        return F.conv_transpose2d(x, self.summed, conv.bias, stride=2, padding=1)
+
+
+def summed(weight: Tensor) -> Tensor:
+    """The transposed convolution's weights (in, out, 4, 4), from (out, in, 3, 3)."""
+    wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    flipped = F.pad(wide.flip(2, 3).transpose(0, 1), (1, 1, 1, 1))
+    rows = flipped[:, :, 1:] + flipped[:, :, :-1]
+    whole = rows[..., 1:] + rows[..., :-1]
+    return whole.to(weight.dtype, memory_format=torch.channels_last)
