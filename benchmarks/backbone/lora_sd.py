@@ -78,7 +78,6 @@ class LoraSD:
         ledger.watch("unet", self.unet)
         ledger.watch("decode", self.vae.decoder)
         self._texts: dict[str, Tensor] = {}
-        self._pair: tuple[Any, ...] = (None, None)
         self.memory = memory
         self._price()
         if compile:  # the forward function only: the ledger's hooks stay outside
@@ -184,10 +183,11 @@ class LoraSD:
     ) -> Tensor:
         timesteps = torch.tensor(timestep, device=self.device).expand(len(latents))
         if guidance > 1:
-            if self._pair[0] is not text:
-                self._pair = text, torch.cat([self.encode([""]).expand_as(text), text])
+            empty = self.encode([""]).expand_as(text)
             pair = self._unet(
-                torch.cat([latents, latents]), torch.cat([timesteps, timesteps]), self._pair[1]
+                torch.cat([latents, latents]),
+                torch.cat([timesteps, timesteps]),
+                torch.cat([empty, text]),
             )
             without, conditioned = pair.chunk(2)
             return without + guidance * (conditioned - without)
@@ -227,6 +227,7 @@ class LoraSD:
         """The sampling steps of this model's scheduler."""
         return chain(self.scheduler, steps, eta)
 
+    @kernels.one_trajectory()
     def sample(
         self,
         sampler: Chain,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from benchmarks.backbone.kernels import one_trajectory
 from benchmarks.backbone.lora_sd import LoraSD
 
 
@@ -24,7 +25,7 @@ class Ideal:
     def alignprop(self, k: int, store: bool) -> None:
         """Backpropagation through the last ``k`` sampling steps, stored or recomputed."""
         firsts = [i == 0 for i in range(k)]  # through the first of them only weights get gradient
-        with torch.no_grad():
+        with torch.no_grad(), one_trajectory():
             for _ in range(self.steps - (k if store else 0)):
                 self._unet(True)
         outputs = [self._unet(first) for first in firsts] if store else []

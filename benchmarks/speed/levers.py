@@ -176,7 +176,7 @@ def two_passes(backbone: LoraSD) -> Iterator[None]:
         without = backbone._unet(latents, timesteps, backbone.encode([""]).expand_as(text))
         return without + guidance * (backbone._unet(latents, timesteps, text) - without)
 
-    with patch.object(backbone, "_predict", predict):
+    with patch.object(backbone, "_predict", predict), forgotten_text(backbone):  # it alternates
         yield
 
 

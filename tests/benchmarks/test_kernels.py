@@ -137,50 +137,51 @@ def test_other_attention_is_left_to_diffusers():
     ) and not torch.equal(masked(given), masked(given, attention_mask=mask))
 
 
-@pytest.mark.parametrize("rank", [0, 4])
-def test_what_is_kept_of_a_text_is_that_of_now(rank, monkeypatch):
-    """Another text, other weights, no LoRA: each is computed anew, the same again is not."""
+@pytest.fixture
+def counted_attention(monkeypatch):
+    """An attention layer with LoRA in its keys, and what counts when keys are computed."""
     torch.manual_seed(0)
     layer = Attention(16, cross_attention_dim=12, heads=2, dim_head=8)
-    if rank:
-        config = LoraConfig(r=rank, lora_alpha=rank, target_modules=["to_k", "to_v"])
-        config._register_custom_module({nn.Linear: kernels.LoraLinear})
-        inject_adapter_in_model(config, layer)
+    config = LoraConfig(r=4, lora_alpha=4, target_modules=["to_k"], init_lora_weights=False)
+    config._register_custom_module({nn.Linear: kernels.LoraLinear})
+    inject_adapter_in_model(config, layer)
     kernels.install(layer, cpu=True)
-    trained = [
-        p for n, p in layer.named_parameters() if "lora_B" in n or (not rank and "to_k" in n)
-    ]
-    optimizer = torch.optim.AdamW(trained, lr=0.1)
-    given, texts = torch.randn(2, 10, 16), torch.randn(2, 2, 7, 12)
     called, plain = [], kernels.Attention._keys_and_values
     monkeypatch.setattr(
         kernels.Attention, "_keys_and_values", lambda *a: called.append(1) or plain(*a)
     )
+    return layer, called
 
-    def expect(calls: int, text: Tensor) -> Tensor:
+
+def test_keys_and_values_of_a_text_are_computed_once_per_trajectory(counted_attention):
+    layer, called = counted_attention
+    given, texts = torch.randn(3, 2, 10, 16), torch.randn(2, 2, 7, 12)
+    for text in texts:  # whatever was kept before
+        expected = [layer(x, text).detach() for x in given]
         called.clear()
-        with torch.no_grad():
-            kept = layer(given, text)
-        assert len(called) == calls
-        assert torch.equal(kept, layer(given, text).detach())
-        return kept
+        with torch.no_grad(), kernels.one_trajectory():
+            found = [layer(x, text) for x in given]
+        assert len(called) == 1
+        assert all(map(torch.equal, found, expected))
+        layer.to_k.lora_B["default"].weight.data.add_(1.0)  # which no version counter shows
+    called.clear()
+    with torch.no_grad():
+        layer(given[0], text), layer(given[0], text)
+    with kernels.one_trajectory():
+        layer(given[0], text), layer(given[0], text)
+    assert len(called) == 4  # neither outside of a trajectory nor with gradient
 
-    one, other = texts
-    first = expect(1, one)
-    assert torch.equal(expect(0, one), first)
-    assert not torch.equal(expect(1, other), first)
-    layer(given, other).sum().backward()
-    optimizer.step()
-    second = expect(1, other)
-    expect(0, other)
-    state = {k: torch.zeros_like(v) for k, v in layer.state_dict().items()}
-    if rank:
-        for linear in (layer.to_k, layer.to_v):
-            linear.enable_adapters(False)
-        assert not torch.equal(expect(1, other), second)
-        linear.enable_adapters(True)
-    layer.load_state_dict(state)
-    assert not expect(1, other).any()
+
+def test_keys_and_values_without_lora_are_others(counted_attention):
+    layer, called = counted_attention
+    given, text = torch.randn(2, 10, 16), torch.randn(2, 7, 12)
+    with torch.no_grad(), kernels.one_trajectory():
+        adapted = layer(given, text)
+        layer.to_k.enable_adapters(False)
+        base = layer(given, text)
+        layer.to_k.enable_adapters(True)
+        assert torch.equal(layer(given, text), adapted) and not torch.equal(base, adapted)
+    assert len(called) == 2
 
 
 def test_frozen_convolutions_keep_no_input(compared):

@@ -33,7 +33,7 @@ def test_every_lever_leaves_the_gradient_as_it_is(tiny_models, gradients, monkey
         Streams, "generator", lambda self, purpose, step, i=0: generator(self, purpose, 0, i)
     )
     pairs = levers.pairs(BATCH, STEPS) | levers.large() | levers.half(BATCH, STEPS)
-    assert len(pairs) == 13
+    assert len(pairs) == 16
     for name, (fast, plain) in pairs.items():
         if "not done" not in name:
             gradients.clear()

@@ -10,12 +10,20 @@ from diffusers.models.attention_processor import Attention as AttentionLayer
 from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
-from benchmarks.backbone.kernels.attention import Attention
+from benchmarks.backbone.kernels.attention import Attention, one_trajectory
 from benchmarks.backbone.kernels.convolution import Conv2d, Upsample
 from benchmarks.backbone.kernels.lora import LoraLinear
 from benchmarks.backbone.kernels.normalisation import GroupNorm
 
-__all__ = ["Attention", "Conv2d", "GroupNorm", "LoraLinear", "Upsample", "install"]
+__all__ = [
+    "Attention",
+    "Conv2d",
+    "GroupNorm",
+    "LoraLinear",
+    "Upsample",
+    "install",
+    "one_trajectory",
+]
 
 
 def install(*models: nn.Module, cpu: bool) -> None:

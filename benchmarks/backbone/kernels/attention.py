@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -10,19 +11,27 @@ import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention as AttentionLayer
 from torch import Tensor
 
-from benchmarks.backbone.kernels.lora import LoraLinear
-
 #: Up to this many pixels, attention in half precision on a CPU is done in single precision.
 SHORT = 256
 
 
+#: By layer, and whether it is without LoRA: keys and values of the text.
+_kept: dict[Any, tuple[Tensor, Tensor]] | None = None
+
+
+@contextmanager
+def one_trajectory() -> Iterator[None]:
+    """Inside, the text and the weights stay as they are from one sampling step to the next."""
+    global _kept
+    before, _kept = _kept, {}
+    try:
+        yield
+    finally:
+        _kept = before
+
+
 class Attention(AttentionLayer):  # type: ignore[misc]
-    """Without gradient, keys and values of a text are kept until it or the weights change.
-
-    Sampling steps see the same text with the same weights again and again.
-    """
-
-    _text: tuple[list[Any], tuple[Tensor, Tensor]] | None = None
+    """Along a trajectory without gradient, keys and values of the text are computed once."""
 
     @staticmethod
     def suits(layer: AttentionLayer) -> bool:
@@ -56,20 +65,12 @@ class Attention(AttentionLayer):  # type: ignore[misc]
         return self._heads(self.to_k(given)), self._heads(self.to_v(given))
 
     def _of_text(self, text: Tensor) -> tuple[Tensor, Tensor]:
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or torch.is_grad_enabled() or _kept is None:
             return self._keys_and_values(text)
-        now = [text, *_state(self.to_k), *_state(self.to_v)]
-        if not self._text or any(a is not b for a, b in zip(self._text[0], now, strict=True)):
-            self._text = now, self._keys_and_values(text)
-        return self._text[1]
-
-
-def _state(layer: Any) -> list[Any]:
-    """What its output depends on besides its input."""
-    if not isinstance(layer, LoraLinear):
-        return [layer.weight._version]
-    matrices = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-    return [layer.disable_adapters, *(matrix._version for matrix in matrices)]
+        key = self, getattr(self.to_k, "disable_adapters", None)
+        if key not in _kept:
+            _kept[key] = self._keys_and_values(text)
+        return _kept[key]
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
