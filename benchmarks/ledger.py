@@ -58,8 +58,8 @@ class FlopCounter(FlopCounterMode):
         super().__init__(display=False)
         registry, aten = self.flop_registry, torch.ops.aten
         registry[aten.addmm_] = registry[aten.addmm]
-        for convolution, position in ((aten.convolution, 6), (aten.convolution_backward, 7)):
-            registry[convolution] = partial(_as_plain, registry[convolution], position)
+        for convolution, weight in ((aten.convolution, 1), (aten.convolution_backward, 2)):
+            registry[convolution] = partial(_as_plain, registry[convolution], weight)
 
     def _count_flops(self, func_packet: Any, out: Any, args: Any, kwargs: Any) -> Any:
         if func_packet not in self.flop_registry and DENSE.search(str(func_packet)):
@@ -67,10 +67,10 @@ class FlopCounter(FlopCounterMode):
         return super()._count_flops(func_packet, out, args, kwargs)  # type: ignore[no-untyped-call]
 
 
-def _as_plain(formula: Callable[..., int], position: int, *args: Any, **kwargs: Any) -> int:
-    """A transposed convolution is an upsampling one, of four products each where plain has nine."""
-    flops = formula(*args, **kwargs)
-    return flops * 9 // 4 if args[position] else flops
+def _as_plain(formula: Callable[..., int], weight: int, *args: Any, **kwargs: Any) -> int:
+    """A transposed convolution of 4x4 is an upsampling one: four products where plain has nine."""
+    transposed, kernel = args[weight + 5], args[weight].shape[2:]
+    return formula(*args, **kwargs) * (9 if transposed and kernel == (4, 4) else 4) // 4
 
 
 class Ledger:

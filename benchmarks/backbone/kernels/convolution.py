@@ -68,13 +68,8 @@ class _Frozen(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
         (w,), (shape, dtype, stride, pad) = ctx.saved_tensors, ctx.given
-        unread = torch.empty(
-            shape, dtype=w.dtype, device=w.device, memory_format=torch.channels_last
-        )
-        of_x, _, _ = torch.ops.aten.convolution_backward(
-            *(gradient.to(w.dtype), unread, w, None, stride, pad, (1, 1), False, (0, 0), 1),
-            output_mask=(True, False, False),
-        )
+        rest = [(shape[i + 2] + 2 * pad[i] - w.shape[i + 2]) % stride[i] for i in (0, 1)]
+        of_x = F.conv_transpose2d(gradient.to(w.dtype), w, None, stride, pad, rest)
         return of_x.to(dtype), None, None, None, None
 
 
