@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from diffusers.models.attention_processor import Attention
+from diffusers.models.attention_processor import Attention, AttnProcessor
 from diffusers.models.upsampling import Upsample2D
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
@@ -125,9 +125,14 @@ def test_attention_equals_diffusers(dtype, tolerance, text, compared):
 
 
 def test_other_attention_is_left_to_diffusers():
-    normed = Attention(16, heads=2, dim_head=8, norm_num_groups=4, residual_connection=True)
-    kernels.install(normed, cpu=True)
-    assert type(normed) is Attention
+    for layer in (
+        Attention(16, heads=2, dim_head=8, norm_num_groups=4),
+        Attention(16, heads=2, dim_head=8, residual_connection=True),
+        Attention(16, heads=2, dim_head=8, rescale_output_factor=2.0),
+        Attention(16, heads=2, dim_head=8, processor=AttnProcessor()),
+    ):
+        kernels.install(layer, cpu=True)
+        assert type(layer) is Attention
     plain = Attention(16, heads=2, dim_head=8)
     masked, given, mask = copy.deepcopy(plain), torch.randn(2, 4, 16), torch.zeros(2, 1, 4)
     mask[..., 2:] = -1e4

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention as AttentionLayer
+from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor
 
 #: Up to this many pixels, attention in half precision on a CPU is done in single precision.
 SHORT = 256
-
 
 #: By layer, and whether it is without LoRA: keys and values of the text.
 _kept: dict[Any, tuple[Tensor, Tensor]] | None = None
@@ -35,9 +35,10 @@ class Attention(AttentionLayer):  # type: ignore[misc]
 
     @staticmethod
     def suits(layer: AttentionLayer) -> bool:
-        """Whether it has neither norms nor a residual."""
+        """Whether it has neither norms nor a residual, and nobody gave it another processor."""
         norms = layer.group_norm, layer.norm_q, layer.norm_cross, layer.spatial_norm
-        return not any(norms) and not layer.residual_connection
+        plain = type(layer.processor) is AttnProcessor2_0 and layer.rescale_output_factor == 1
+        return plain and not any(norms) and not layer.residual_connection
 
     def forward(
         self,
