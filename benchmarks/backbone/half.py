@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+HALF = (torch.float16, torch.bfloat16)
+
 
 class GradientRange:
     """One module's scale; ``fresh`` lets the next gradient set it."""

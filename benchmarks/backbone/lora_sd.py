@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 from benchmarks.api import UserError
 from benchmarks.backbone import kernels
 from benchmarks.backbone.ddim import Chain, Trajectory, chain, stack
-from benchmarks.backbone.half import GradientRange
+from benchmarks.backbone.half import HALF, GradientRange
 from benchmarks.backbone.memory import Plan, recompute_blocks, repeated
 from benchmarks.config import Precision, load_backbone
 from benchmarks.ledger import Ledger
@@ -220,7 +220,7 @@ class LoraSD:
         return noisy, noise
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        half = self.vae.dtype in (torch.float16, torch.bfloat16)
+        half = self.vae.dtype in HALF
         return torch.autocast(self.device.type, self.vae.dtype) if half else nullcontext()
 
     def chain(self, steps: int, eta: float = 0.0) -> Chain:

@@ -26,6 +26,7 @@ from benchmarks.speed.models import apart, made
 from benchmarks.speed.ours import Ours
 
 Run = Callable[[], None]
+Way = AbstractContextManager[Any]  # inside it the backbone works another way
 ROUNDS = 7
 
 
@@ -157,7 +158,7 @@ def forgetting(backbone: LoraSD, run: Run) -> Run:
     return step
 
 
-def inside(way: Callable[[LoraSD], AbstractContextManager[Any]], backbone: LoraSD, run: Run) -> Run:
+def inside(way: Callable[[LoraSD], Way], backbone: LoraSD, run: Run) -> Run:
     """``run`` while the backbone works another way."""
 
     def step() -> None:
@@ -227,43 +228,31 @@ def unadapted_sampling(backbone: LoraSD) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def peft_layers(_: LoraSD) -> Iterator[None]:
+def peft_layers(_: LoraSD) -> Way:
     """LoRA as peft computes it."""
-    with patch.object(kernels.LoraLinear, "forward", PeftLinear.forward):
-        yield
+    return patch.object(kernels.LoraLinear, "forward", PeftLinear.forward)
 
 
-@contextmanager
-def plain_convolutions(_: LoraSD) -> Iterator[None]:
+def plain_convolutions(_: LoraSD) -> Way:
     """PyTorch's kernel for all convolutions."""
-    with patch.object(kernels.Conv2d, "forward", nn.Conv2d.forward):
-        yield
+    return patch.object(kernels.Conv2d, "forward", nn.Conv2d.forward)
 
 
-@contextmanager
-def half_normalisation(_: LoraSD) -> Iterator[None]:
+def half_normalisation(_: LoraSD) -> Way:
     """Group normalisation by PyTorch's kernel for half precision."""
-    with patch.object(kernels.GroupNorm, "forward", nn.GroupNorm.forward):
-        yield
+    return patch.object(kernels.GroupNorm, "forward", nn.GroupNorm.forward)
 
 
-@contextmanager
-def half_attention(_: LoraSD) -> Iterator[None]:
+def half_attention(_: LoraSD) -> Way:
     """Attention in half precision."""
-    with patch.object(attention, "SHORT", 0):
-        yield
+    return patch.object(attention, "SHORT", 0)
 
 
-@contextmanager
-def forgotten_text(_: LoraSD) -> Iterator[None]:
+def forgotten_text(_: LoraSD) -> Way:
     """Keys and values of the text computed in every pass."""
-    with patch.object(kernels.Attention, "_of_text", kernels.Attention._keys_and_values):
-        yield
+    return patch.object(kernels.Attention, "_of_text", kernels.Attention._keys_and_values)
 
 
-@contextmanager
-def two_step_upsampling(_: LoraSD) -> Iterator[None]:
+def two_step_upsampling(_: LoraSD) -> Way:
     """Pixels doubled, then a convolution."""
-    with patch.object(kernels.Upsample, "forward", Upsample2D.forward):
-        yield
+    return patch.object(kernels.Upsample, "forward", Upsample2D.forward)

@@ -12,6 +12,8 @@ from diffusers.models.attention_processor import Attention as AttentionLayer
 from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor
 
+from benchmarks.backbone.half import HALF
+
 #: Up to this many pixels, attention in half precision on a CPU is done in single precision.
 SHORT = 256
 
@@ -80,8 +82,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     The backward pass of the half takes many times as long. With or without gradient, so that DDPO's
     ratio is exactly 1 before the first update.
     """
-    half = q.dtype in (torch.float16, torch.bfloat16)
-    wider = half and q.device.type == "cpu" and q.shape[2] <= SHORT
+    wider = q.dtype in HALF and q.device.type == "cpu" and q.shape[2] <= SHORT
     with torch.autocast("cpu", enabled=False) if wider else nullcontext():
         wide = [h.float() if wider else h for h in (q, k, v)]
         mixed = F.scaled_dot_product_attention(wide[0], wide[1], wide[2])

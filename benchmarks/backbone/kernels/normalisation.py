@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from benchmarks.backbone.half import HALF
 
 
 class GroupNorm(nn.GroupNorm):
     """Half precision: computed in single precision, whose kernel is made for channels last."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dtype not in (torch.float16, torch.bfloat16):
+        if x.dtype not in HALF:
             return super().forward(x)
         weight, bias = self.weight.float(), self.bias.float()
         return F.group_norm(x.float(), self.num_groups, weight, bias, self.eps).to(x.dtype)
