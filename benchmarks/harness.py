@@ -29,8 +29,9 @@ from benchmarks.planner import choose
 from benchmarks.store import Cell, write_json
 from benchmarks.streams import Streams
 
-#: Shares of the budget at which every method is evaluated, evenly spaced in the logarithm.
-FRACTIONS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+#: Shares of the budget at which every method is evaluated; evenly spaced in the logarithm after the
+#: base model, whose turn comes after the first step: what fails in it fails at once.
+FRACTIONS = (0.0, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 #: So many pictures per split are kept of the evaluations between the first and the last.
 BETWEEN = 16
 #: At most this much work is lost when a run is killed. Seconds.
@@ -250,13 +251,16 @@ class Run:
             self.ledger.optimizer_steps += 1
             before, state = state, self._snapshot(state.step + 1)
             spent = self.ledger.spent(budget.kind) / budget.amount
+            if spent <= 1:
+                record = _numbers(result) | state.totals | peak
+                self.cell.append("steps", {"step": state.step} | record)
+                self.progress(spent, f"reward {result.reward:.4g}")
             while pending and spent >= pending[0]:
-                self._evaluate(state if spent == pending[0] else before, pending.pop(0))
+                exact = spent == pending[0] > 0
+                self._evaluate(state if exact else before, pending.pop(0))
             if spent > 1:
                 state = before  # the step that did not fit never happened
                 break
-            self.cell.append("steps", {"step": state.step} | _numbers(result) | state.totals | peak)
-            self.progress(spent, f"reward {result.reward:.4g}")
             if rank() == 0 and time.monotonic() - saved >= CHECKPOINT_EVERY:
                 self._save(state, pending)
                 saved = time.monotonic()
@@ -269,9 +273,7 @@ class Run:
         saved = self.cell.begin()
         self.backbone.use(saved["memory"] if saved else self._memory())
         if saved is None:
-            state = self._snapshot(0)
-            self._evaluate(state, 0.0)
-            return state, list(FRACTIONS)
+            return self._snapshot(0), list(FRACTIONS)
         self.ledger.load_state_dict(saved["ledger"])
         self.backbone.load_lora_state(saved["lora"])
         self.method.load_state_dict(saved["method"])

@@ -75,7 +75,7 @@ def test_the_same_seed_gives_the_same_numbers(finished: Path, tiny_folder: Path,
 def test_another_evaluation_schedule_trains_to_the_same_weights(
     finished: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(harness, "FRACTIONS", (0.3, 1.0))
+    monkeypatch.setattr(harness, "FRACTIONS", (0.0, 0.3, 1.0))
     assert run(tiny_folder, tmp_path, "--budget", "flops=6e8") == 0
     for method in ("alignprop", "ddpo"):
         assert {e["fraction"] for e in records(tmp_path, method, "evals")} == {0.0, 0.3, 1.0}
