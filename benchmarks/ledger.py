@@ -17,7 +17,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -58,19 +57,11 @@ class FlopCounter(FlopCounterMode):
         super().__init__(display=False)
         registry, aten = self.flop_registry, torch.ops.aten
         registry[aten.addmm_] = registry[aten.addmm]
-        for convolution, weight in ((aten.convolution, 1), (aten.convolution_backward, 2)):
-            registry[convolution] = partial(_as_plain, registry[convolution], weight)
 
     def _count_flops(self, func_packet: Any, out: Any, args: Any, kwargs: Any) -> Any:
         if func_packet not in self.flop_registry and DENSE.search(str(func_packet)):
             raise RuntimeError(f"operator {func_packet} has no price: the ledger would miss it")
         return super()._count_flops(func_packet, out, args, kwargs)  # type: ignore[no-untyped-call]
-
-
-def _as_plain(formula: Callable[..., int], weight: int, *args: Any, **kwargs: Any) -> int:
-    """A transposed convolution of 4x4 is an upsampling one: four products where plain has nine."""
-    transposed, kernel = args[weight + 5], args[weight].shape[2:]
-    return formula(*args, **kwargs) * (9 if transposed and kernel == (4, 4) else 4) // 4
 
 
 class Ledger:

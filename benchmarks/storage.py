@@ -75,6 +75,7 @@ class Live(TorchDispatchMode):
 def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
     for value in values:  # torch's own way through nested arguments takes longer than the operators
         if isinstance(value, Tensor):
-            yield value
+            if not value.is_mkldnn:  # weights in another order: their bytes cannot be seen
+                yield value
         elif isinstance(value, tuple | list):
             yield from _tensors(value)

@@ -330,11 +330,12 @@ class LoraSD:
         def decode() -> Tensor:
             return self.decode(latents.clone().requires_grad_())
 
-        for inside in dict.fromkeys([False, self.memory == "unet"]):
-            for module in (self.unet, self.vae):
-                recompute_blocks(module, inside)
-            self.ledger.price("unet", unet(True), inside=inside)
-            self.ledger.price("unet", unet(False), first=True, inside=inside)
-            self.ledger.price("decode", decode, inside=inside)
+        with kernels.plain():
+            for inside in dict.fromkeys([False, self.memory == "unet"]):
+                for module in (self.unet, self.vae):
+                    recompute_blocks(module, inside)
+                self.ledger.price("unet", unet(True), inside=inside)
+                self.ledger.price("unet", unet(False), first=True, inside=inside)
+                self.ledger.price("decode", decode, inside=inside)
         for parameter in self.parameters():
             parameter.grad = None

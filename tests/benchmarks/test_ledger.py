@@ -17,14 +17,12 @@ from methods.alignprop import AlignProp, Config, Truncation
 
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("name", registry.methods.names())
-def test_flops_equal_the_flop_counter(tiny_contract: None, name: str, plan, monkeypatch):
-    # What is kept over sampling steps is priced as if it were not.
-    monkeypatch.setattr(kernels.Attention, "_of_text", kernels.Attention._keys_and_values)
+def test_flops_equal_the_flop_counter(tiny_contract: None, name: str, plan):
     this = contract.bench(name, updates_per_round=1)
     backbone = this.backbone
     backbone.use(plan)
     backbone.encode(["", *this.method.context.prompts(0, 3)])  # once, and off the clock
-    with sdpa_kernel(SDPBackend.MATH), FlopCounter() as counter:
+    with kernels.plain(), sdpa_kernel(SDPBackend.MATH), FlopCounter() as counter:
         this.run(range(2))
     flops = backbone.ledger.flops
     backbone.use("store")

@@ -6,6 +6,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
+
 from diffusers.models.attention_processor import Attention as AttentionLayer
 from diffusers.models.upsampling import Upsample2D
 from torch import nn
@@ -23,6 +27,7 @@ __all__ = [
     "Upsample",
     "install",
     "one_trajectory",
+    "plain",
 ]
 
 
@@ -40,3 +45,14 @@ def install(*models: nn.Module, cpu: bool) -> None:
             module.__class__ = GroupNorm
         elif cpu and type(module) is Upsample2D and Upsample.suits(module):
             module.__class__ = Upsample
+
+
+@contextmanager
+def plain() -> Iterator[None]:
+    """Inside, models do the products that their architecture says, by PyTorch's own operators."""
+    with (
+        patch.object(Conv2d, "forward", nn.Conv2d.forward),
+        patch.object(Upsample, "forward", Upsample2D.forward),
+        patch.object(Attention, "_of_text", Attention._keys_and_values),
+    ):
+        yield

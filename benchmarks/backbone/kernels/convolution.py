@@ -1,7 +1,12 @@
-"""Convolutions with frozen weights."""
+"""Convolutions with frozen weights.
+
+On CPUs PyTorch's library (oneDNN) brings the weights of a convolution into an order of its own in
+every call. Here this happens once, as in TorchInductor's freezing, by the same operators.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,6 +17,14 @@ from torch.autograd.function import once_differentiable
 
 #: A convolution on a CPU with at least this many output channels per output pixel is one product.
 CHANNELS_PER_PIXEL = 4
+
+
+Pair = tuple[int, ...]
+Rest = Pair | None
+
+ONE = (1, 1)
+_MKLDNN = torch.ops.mkldnn
+AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(_MKLDNN, "_convolution_pointwise")
 
 
 def few(pixels: int, channels: int) -> bool:
@@ -36,12 +49,9 @@ class Conv2d(nn.Conv2d):
         if x.device.type == "cpu" and few(len(x) * height * width, self.out_channels):
             padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, left, left, up, up))
             return self._product(padded, height, width)
-        if self.weight.requires_grad or not torch.is_grad_enabled():
+        if self.weight.requires_grad:
             return super().forward(x)
-        result: Tensor = _Frozen.apply(  # type: ignore[no-untyped-call]
-            x, self.weight, self.bias, self.stride, self.padding
-        )
-        return result
+        return _frozen(x, self.weight, self.bias, self.stride, self.padding, None)
 
     def _product(self, padded: Tensor, height: int, width: int) -> Tensor:
         """The neighbourhoods of the output's pixels side by side, times the weights."""
@@ -55,22 +65,79 @@ class Conv2d(nn.Conv2d):
         return F.linear(torch.cat(shifted, -1), weight, self.bias).permute(0, 3, 1, 2)
 
 
+def _frozen(x: Tensor, w: Tensor, b: Tensor | None, stride: Pair, pad: Pair, rest: Rest) -> Tensor:
+    given = x, w, b, stride, pad, rest
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        return _convolve(*given)
+    result: Tensor = _Frozen.apply(*given)  # type: ignore[no-untyped-call]
+    return result
+
+
 class _Frozen(torch.autograd.Function):
     """PyTorch's own keeps the input for the gradient of the weights, wanted or not."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, stride: Any, pad: Any) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, stride: Pair, pad: Pair, rest: Rest
+    ) -> Tensor:
         ctx.save_for_backward(w)
-        ctx.given = x.shape, x.dtype, stride, pad
-        return F.conv2d(x, w, b, stride, pad)
+        ctx.given = x.shape, x.dtype, stride, pad, rest
+        return _convolve(x, w, b, stride, pad, rest)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        (w,), (shape, dtype, stride, pad) = ctx.saved_tensors, ctx.given
-        rest = [(shape[i + 2] + 2 * pad[i] - w.shape[i + 2]) % stride[i] for i in (0, 1)]
-        of_x = F.conv_transpose2d(gradient.to(w.dtype), w, None, stride, pad, rest)
-        return of_x.to(dtype), None, None, None, None
+        (w,), (shape, dtype, stride, pad, rest) = ctx.saved_tensors, ctx.given
+        left = [(shape[i + 2] + 2 * pad[i] - w.shape[i + 2]) % stride[i] for i in (0, 1)]
+        of_x = _convolve(gradient, w, None, stride, pad, tuple(left) if rest is None else None)
+        return of_x.to(dtype), None, None, None, None, None
+
+
+def _convolve(
+    x: Tensor, w: Tensor, b: Tensor | None, stride: Pair, pad: Pair, rest: Rest
+) -> Tensor:
+    """Transposed if it has output padding (``rest``)."""
+    x = x.to(w.dtype)
+    if not _packs(w):
+        if rest is None:
+            return F.conv2d(x, w, b, stride, pad)
+        return F.conv_transpose2d(x, w, b, stride, pad, rest)
+    result: Tensor
+    if rest is None:
+        packed = remembered(
+            w, "packed", lambda: _MKLDNN._reorder_convolution_weight(w, pad, stride, ONE, 1, x.shape)
+        )
+        result = _MKLDNN._convolution_pointwise(x, packed, b, pad, stride, ONE, 1, "none", [], "")
+        return result
+    packed = remembered(
+        w,
+        "packed transposed",
+        lambda: _MKLDNN._reorder_convolution_transpose_weight(
+            w, pad, rest, stride, ONE, 1, x.shape
+        ),
+    )
+    result = _MKLDNN._convolution_transpose_pointwise(
+        x, packed, b, pad, rest, stride, ONE, 1, "none", [], ""
+    )
+    return result
+
+
+def _packs(w: Tensor) -> bool:
+    """Whether weights can be used in oneDNN's own order."""
+    known = w.dtype == torch.float32 or (
+        w.dtype == torch.bfloat16 and _MKLDNN._is_mkldnn_bf16_supported()
+    )
+    return w.device.type == "cpu" and AVAILABLE and known and not torch.compiler.is_compiling()
+
+
+def remembered(weight: Tensor, name: str, make: Callable[[], Tensor]) -> Tensor:
+    """What is computed from frozen weights, anew only after these have changed."""
+    state = weight.data_ptr(), weight.dtype, weight._version
+    before, found = weight.__dict__.get(name, (None, None))
+    if before != state:
+        found = make()
+        weight.__dict__[name] = state, found
+    return found
 
 
 class Upsample(Upsample2D):  # type: ignore[misc]
@@ -96,9 +163,8 @@ class Upsample(Upsample2D):  # type: ignore[misc]
         if output_size is not None or few(4 * x[:, 0].numel(), conv.out_channels):
             result: Tensor = super().forward(x, output_size)
             return result
-        if "summed" not in self._buffers:
-            self.register_buffer("summed", summed(conv.weight), persistent=False)
-        return F.conv_transpose2d(x, self.summed, conv.bias, stride=2, padding=1)
+        weight = remembered(conv.weight, "summed", lambda: summed(conv.weight))
+        return _frozen(x, weight, conv.bias, (2, 2), (1, 1), (0, 0))
 
 
 def summed(weight: Tensor) -> Tensor:
