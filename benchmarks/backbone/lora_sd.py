@@ -199,8 +199,9 @@ class LoraSD:
             if not self.ledger.in_recomputation:
                 scaled.fresh()
             latents = scaled.leaves(latents)
+        given = latents.to(self.vae.dtype)
         with self._autocast():
-            output: Tensor = self.unet(latents, timesteps, encoder_hidden_states=text).sample
+            output: Tensor = self.unet(given, timesteps, encoder_hidden_states=text).sample
         output = output.to(latents.dtype)
         return scaled.enters(output) if scaled else output
 
@@ -220,7 +221,8 @@ class LoraSD:
         return noisy, noise
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        half = self.vae.dtype in HALF
+        """Half precision on GPUs, and with all weights, which are float32; else every type fits."""
+        half = self.vae.dtype in HALF and not (self.rank and self.device.type == "cpu")
         return torch.autocast(self.device.type, self.vae.dtype) if half else nullcontext()
 
     def chain(self, steps: int, eta: float = 0.0) -> Chain:

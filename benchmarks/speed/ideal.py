@@ -45,9 +45,10 @@ class Ideal:
 
     def _unet(self, first: bool) -> Tensor:
         latents = self.latents.detach().requires_grad_(not first)
+        given = latents.to(self.backbone.vae.dtype)
         with self.backbone._autocast():
             unet = self.backbone.unet  # called as ours is: compiled graphs distinguish keywords
-            output: Tensor = unet(latents, self.timesteps, encoder_hidden_states=self.text).sample
+            output: Tensor = unet(given, self.timesteps, encoder_hidden_states=self.text).sample
         return output
 
     def _decode(self, gradient: bool) -> Tensor:

@@ -14,8 +14,10 @@ from diffusers.models.attention_processor import Attention as AttentionLayer
 from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
+from benchmarks.backbone.kernels import packed
 from benchmarks.backbone.kernels.attention import Attention, one_trajectory
 from benchmarks.backbone.kernels.convolution import Conv2d, Upsample
+from benchmarks.backbone.kernels.linear import Linear
 from benchmarks.backbone.kernels.lora import LoraLinear
 from benchmarks.backbone.kernels.normalisation import GroupNorm
 
@@ -23,6 +25,7 @@ __all__ = [
     "Attention",
     "Conv2d",
     "GroupNorm",
+    "Linear",
     "LoraLinear",
     "Upsample",
     "install",
@@ -41,6 +44,8 @@ def install(*models: nn.Module, cpu: bool) -> None:
             module.__class__ = Conv2d
         elif type(module) is AttentionLayer and Attention.suits(module):
             module.__class__ = Attention
+        elif cpu and type(module) is nn.Linear:
+            module.__class__ = Linear
         elif cpu and type(module) is nn.GroupNorm:
             module.__class__ = GroupNorm
         elif cpu and type(module) is Upsample2D and Upsample.suits(module):
@@ -53,6 +58,7 @@ def plain() -> Iterator[None]:
     with (
         patch.object(Conv2d, "forward", nn.Conv2d.forward),
         patch.object(Upsample, "forward", Upsample2D.forward),
+        patch.object(packed, "AVAILABLE", False),
         patch.object(Attention, "_of_text", Attention._keys_and_values),
     ):
         yield

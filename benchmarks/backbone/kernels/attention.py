@@ -83,7 +83,8 @@ def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     ratio is exactly 1 before the first update.
     """
     wider = q.dtype in HALF and q.device.type == "cpu" and q.shape[2] <= SHORT
-    with torch.autocast("cpu", enabled=False) if wider else nullcontext():
+    cast = wider and torch.is_autocast_enabled("cpu")
+    with torch.autocast("cpu", enabled=False) if cast else nullcontext():
         wide = [h.float() if wider else h for h in (q, k, v)]
         mixed = F.scaled_dot_product_attention(wide[0], wide[1], wide[2])
     return mixed.to(q.dtype)

@@ -1,12 +1,7 @@
-"""Convolutions with frozen weights.
-
-On CPUs PyTorch's library (oneDNN) brings the weights of a convolution into an order of its own in
-every call. Here this happens once, as in TorchInductor's freezing, by the same operators.
-"""
+"""Convolutions with frozen weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,16 +10,16 @@ from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from benchmarks.backbone.kernels.packed import (
+    Pair,
+    convolution,
+    graph,
+    remembered,
+    transposed_convolution,
+)
+
 #: A convolution on a CPU with at least this many output channels per output pixel is one product.
 CHANNELS_PER_PIXEL = 4
-
-
-Pair = tuple[int, ...]
-Rest = Pair | None
-
-ONE = (1, 1)
-_MKLDNN = torch.ops.mkldnn
-AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(_MKLDNN, "_convolution_pointwise")
 
 
 def few(pixels: int, channels: int) -> bool:
@@ -51,7 +46,8 @@ class Conv2d(nn.Conv2d):
             return self._product(padded, height, width)
         if self.weight.requires_grad:
             return super().forward(x)
-        return _frozen(x, self.weight, self.bias, self.stride, self.padding, None)
+        given = x, self.weight, self.bias, self.stride, self.padding
+        return _Frozen.apply(*given) if graph(x) else convolution(*given)  # type: ignore
 
     def _product(self, padded: Tensor, height: int, width: int) -> Tensor:
         """The neighbourhoods of the output's pixels side by side, times the weights."""
@@ -65,79 +61,44 @@ class Conv2d(nn.Conv2d):
         return F.linear(torch.cat(shifted, -1), weight, self.bias).permute(0, 3, 1, 2)
 
 
-def _frozen(x: Tensor, w: Tensor, b: Tensor | None, stride: Pair, pad: Pair, rest: Rest) -> Tensor:
-    given = x, w, b, stride, pad, rest
-    if not (torch.is_grad_enabled() and x.requires_grad):
-        return _convolve(*given)
-    result: Tensor = _Frozen.apply(*given)  # type: ignore[no-untyped-call]
-    return result
-
-
 class _Frozen(torch.autograd.Function):
     """PyTorch's own keeps the input for the gradient of the weights, wanted or not."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, stride: Pair, pad: Pair, rest: Rest
+        ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, stride: Pair, pad: Pair
     ) -> Tensor:
         ctx.save_for_backward(w)
-        ctx.given = x.shape, x.dtype, stride, pad, rest
-        return _convolve(x, w, b, stride, pad, rest)
+        ctx.given = x.shape, x.dtype, stride, pad
+        return convolution(x, w, b, stride, pad)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        (w,), (shape, dtype, stride, pad, rest) = ctx.saved_tensors, ctx.given
-        left = [(shape[i + 2] + 2 * pad[i] - w.shape[i + 2]) % stride[i] for i in (0, 1)]
-        of_x = _convolve(gradient, w, None, stride, pad, tuple(left) if rest is None else None)
-        return of_x.to(dtype), None, None, None, None, None
+        (w,), (shape, dtype, stride, pad) = ctx.saved_tensors, ctx.given
+        rest = tuple((shape[i + 2] + 2 * pad[i] - w.shape[i + 2]) % stride[i] for i in (0, 1))
+        of_x = transposed_convolution(gradient.to(w.dtype), w, None, stride, pad, rest)
+        return of_x.to(dtype), None, None, None, None
 
 
-def _convolve(
-    x: Tensor, w: Tensor, b: Tensor | None, stride: Pair, pad: Pair, rest: Rest
-) -> Tensor:
-    """Transposed if it has output padding (``rest``)."""
-    x = x.to(w.dtype)
-    if not _packs(w):
-        if rest is None:
-            return F.conv2d(x, w, b, stride, pad)
-        return F.conv_transpose2d(x, w, b, stride, pad, rest)
-    result: Tensor
-    if rest is None:
-        packed = remembered(
-            w, "packed", lambda: _MKLDNN._reorder_convolution_weight(w, pad, stride, ONE, 1, x.shape)
-        )
-        result = _MKLDNN._convolution_pointwise(x, packed, b, pad, stride, ONE, 1, "none", [], "")
-        return result
-    packed = remembered(
-        w,
-        "packed transposed",
-        lambda: _MKLDNN._reorder_convolution_transpose_weight(
-            w, pad, rest, stride, ONE, 1, x.shape
-        ),
-    )
-    result = _MKLDNN._convolution_transpose_pointwise(
-        x, packed, b, pad, rest, stride, ONE, 1, "none", [], ""
-    )
-    return result
+class _Doubling(torch.autograd.Function):
+    """A transposed convolution of stride 2 and padding 1, which keeps no input either."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        ctx.save_for_backward(w)
+        ctx.dtype = x.dtype
+        return _doubled(x, w, b)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        (w,) = ctx.saved_tensors
+        return convolution(gradient.to(w.dtype), w, None, (2, 2), (1, 1)).to(ctx.dtype), None, None
 
 
-def _packs(w: Tensor) -> bool:
-    """Whether weights can be used in oneDNN's own order."""
-    known = w.dtype == torch.float32 or (
-        w.dtype == torch.bfloat16 and _MKLDNN._is_mkldnn_bf16_supported()
-    )
-    return w.device.type == "cpu" and AVAILABLE and known and not torch.compiler.is_compiling()
-
-
-def remembered(weight: Tensor, name: str, make: Callable[[], Tensor]) -> Tensor:
-    """What is computed from frozen weights, anew only after these have changed."""
-    state = weight.data_ptr(), weight.dtype, weight._version
-    before, found = weight.__dict__.get(name, (None, None))
-    if before != state:
-        found = make()
-        weight.__dict__[name] = state, found
-    return found
+def _doubled(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+    return transposed_convolution(x, w, b, (2, 2), (1, 1), (0, 0))
 
 
 class Upsample(Upsample2D):  # type: ignore[misc]
@@ -164,7 +125,8 @@ class Upsample(Upsample2D):  # type: ignore[misc]
             result: Tensor = super().forward(x, output_size)
             return result
         weight = remembered(conv.weight, "summed", lambda: summed(conv.weight))
-        return _frozen(x, weight, conv.bias, (2, 2), (1, 1), (0, 0))
+        given = x, weight, conv.bias
+        return _Doubling.apply(*given) if graph(x) else _doubled(*given)  # type: ignore
 
 
 def summed(weight: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from benchmarks.backbone.kernels.packed import linear, linear_back
+
 
 class LoraLinear(PeftLinear):  # type: ignore[misc]
     """x W^T + b + (x A^T) B^T, with peft's matrices A and B, added in place; their scale is 1."""
@@ -32,7 +34,7 @@ def _forward(
     """The result and x A^T, in the precision of W."""
     rows, down, lift = x.to(w.dtype).flatten(0, -2), a.to(w.dtype), up.to(w.dtype)
     inner = F.linear(rows, down)
-    result = F.linear(rows, w, b).addmm_(inner, lift.t())
+    result = linear(rows, w, b).addmm_(inner, lift.t())
     return result.view(*x.shape[:-1], -1), inner
 
 
@@ -54,7 +56,7 @@ class _LoraProduct(torch.autograd.Function):
         back = torch.mm(gradient, lift)
         of_x = None
         if ctx.needs_input_grad[0]:
-            of_x = torch.mm(gradient, w).addmm_(back, down).view_as(x).to(x.dtype)
+            of_x = linear_back(gradient, w).addmm_(back, down).view_as(x).to(x.dtype)
         # The narrow matrix on the left: MKL takes half as long as for gradient.t() @ inner.
         of_a = torch.mm(back.t(), rows).to(a.dtype)
         of_up = torch.mm(inner.t(), gradient).t().to(up.dtype)
