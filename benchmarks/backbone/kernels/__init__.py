@@ -1,7 +1,8 @@
 """The same mathematics as PyTorch's, peft's and diffusers' modules, in less time or memory.
 
-``lora`` and ``attention`` save time everywhere, ``convolution`` memory everywhere and time on CPUs,
-``normalisation`` time on CPUs. What each gains: ``python -m benchmarks.speed --levers``.
+``lora``, ``attention`` and ``residual`` save time everywhere, ``convolution`` memory everywhere and
+time on CPUs, ``linear`` and ``normalisation`` time on CPUs. What each gains:
+``python -m benchmarks.speed --levers``.
 """
 
 from __future__ import annotations
@@ -11,15 +12,18 @@ from contextlib import contextmanager
 from unittest.mock import patch
 
 from diffusers.models.attention_processor import Attention as AttentionLayer
+from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
 from benchmarks.backbone.kernels import packed
-from benchmarks.backbone.kernels.attention import Attention, one_trajectory
+from benchmarks.backbone.kernels.attention import Attention
 from benchmarks.backbone.kernels.convolution import Conv2d, Upsample
 from benchmarks.backbone.kernels.linear import Linear
 from benchmarks.backbone.kernels.lora import LoraLinear
 from benchmarks.backbone.kernels.normalisation import GroupNorm
+from benchmarks.backbone.kernels.residual import ResnetBlock
+from benchmarks.backbone.kernels.trajectory import one_trajectory
 
 __all__ = [
     "Attention",
@@ -27,6 +31,7 @@ __all__ = [
     "GroupNorm",
     "Linear",
     "LoraLinear",
+    "ResnetBlock",
     "Upsample",
     "install",
     "one_trajectory",
@@ -44,6 +49,8 @@ def install(*models: nn.Module, cpu: bool) -> None:
             module.__class__ = Conv2d
         elif type(module) is AttentionLayer and Attention.suits(module):
             module.__class__ = Attention
+        elif type(module) is ResnetBlock2D and ResnetBlock.suits(module):
+            module.__class__ = ResnetBlock
         elif cpu and type(module) is nn.Linear:
             module.__class__ = Linear
         elif cpu and type(module) is nn.GroupNorm:

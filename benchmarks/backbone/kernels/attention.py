@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,23 +12,11 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor
 
 from benchmarks.backbone.half import HALF
+from benchmarks.backbone.kernels.lora import joins, side_by_side
+from benchmarks.backbone.kernels.trajectory import kept
 
 #: Up to this many pixels, attention in half precision on a CPU is done in single precision.
 SHORT = 256
-
-#: By layer, and whether it is without LoRA: keys and values of the text.
-_kept: dict[Any, tuple[Tensor, Tensor]] | None = None
-
-
-@contextmanager
-def one_trajectory() -> Iterator[None]:
-    """Inside, the text and the weights stay as they are from one sampling step to the next."""
-    global _kept
-    before, _kept = _kept, {}
-    try:
-        yield
-    finally:
-        _kept = before
 
 
 class Attention(AttentionLayer):  # type: ignore[misc]
@@ -52,11 +39,13 @@ class Attention(AttentionLayer):  # type: ignore[misc]
         if attention_mask is not None:
             plain: Tensor = super().forward(pixels, encoder_hidden_states, attention_mask, **more)
             return plain
-        q = self._heads(self.to_q(pixels))
-        if encoder_hidden_states is None:
-            k, v = self._keys_and_values(pixels)
+        layers, text = (self.to_q, self.to_k, self.to_v), encoder_hidden_states
+        if text is not None:
+            q, (k, v) = self._heads(self.to_q(pixels)), self._of_text(text)
+        elif joins(layers, pixels):
+            q, k, v = map(self._heads, side_by_side(layers, pixels).chunk(3, -1))
         else:
-            k, v = self._of_text(encoder_hidden_states)
+            q, (k, v) = self._heads(self.to_q(pixels)), self._keys_and_values(pixels)
         mixed = _attend(q, k, v).transpose(1, 2).flatten(2)
         result: Tensor = self.to_out[0](mixed)
         return result
@@ -68,12 +57,8 @@ class Attention(AttentionLayer):  # type: ignore[misc]
         return self._heads(self.to_k(given)), self._heads(self.to_v(given))
 
     def _of_text(self, text: Tensor) -> tuple[Tensor, Tensor]:
-        if torch.compiler.is_compiling() or torch.is_grad_enabled() or _kept is None:
-            return self._keys_and_values(text)
         key = self, getattr(self.to_k, "disable_adapters", None)
-        if key not in _kept:
-            _kept[key] = self._keys_and_values(text)
-        return _kept[key]
+        return kept(key, lambda: self._keys_and_values(text))
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

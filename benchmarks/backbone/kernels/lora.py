@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from peft.tuners.lora import Linear as PeftLinear
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from benchmarks.backbone.kernels.packed import linear, linear_back
+from benchmarks.backbone.kernels.packed import linear, linear_back, remembered
+from benchmarks.backbone.kernels.trajectory import keeps, kept
 
 
 class LoraLinear(PeftLinear):  # type: ignore[misc]
@@ -32,10 +34,35 @@ def _forward(
     x: Tensor, w: Tensor, b: Tensor | None, a: Tensor, up: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The result and x A^T, in the precision of W."""
-    rows, down, lift = x.to(w.dtype).flatten(0, -2), a.to(w.dtype), up.to(w.dtype)
+    rows = x.to(w.dtype).flatten(0, -2)
+    down, lift = kept(a, lambda: (a.to(w.dtype), up.to(w.dtype).t()))
     inner = F.linear(rows, down)
-    result = linear(rows, w, b).addmm_(inner, lift.t())
+    result = linear(rows, w, b).addmm_(inner, lift)
     return result.view(*x.shape[:-1], -1), inner
+
+
+def joins(layers: Sequence[nn.Module], x: Tensor) -> bool:
+    """Whether it saves time to do layers without biases together: in bfloat16, which has to pay
+    for every product with the narrow matrices, and where what they share is kept.
+    """
+    alike = all(isinstance(e, LoraLinear) and not e.disable_adapters for e in layers)
+    return x.dtype == torch.bfloat16 and x.device.type == "cpu" and keeps() and alike
+
+
+def side_by_side(layers: Sequence[Any], x: Tensor) -> Tensor:
+    """The results of several layers for the same x, one behind the other in the last dimension."""
+    weights = [layer.base_layer.weight for layer in layers]
+    w = remembered(weights[0], "side by side", lambda: torch.cat(weights))
+
+    def matrices() -> tuple[Tensor, Tensor]:
+        a = torch.cat([layer.lora_A["default"].weight for layer in layers])
+        b = torch.block_diag(*(layer.lora_B["default"].weight for layer in layers))
+        return a.to(w.dtype), b.to(w.dtype).t()
+
+    down, lift = kept((*layers,), matrices)
+    rows = x.flatten(0, -2)
+    result = linear(rows, w).addmm_(F.linear(rows, down), lift)
+    return result.view(*x.shape[:-1], -1)
 
 
 class _LoraProduct(torch.autograd.Function):

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.backbone.half import HALF
+from benchmarks.backbone.kernels.packed import remembered
 
 
 class GroupNorm(nn.GroupNorm):
@@ -14,5 +15,6 @@ class GroupNorm(nn.GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype not in HALF:
             return super().forward(x)
-        weight, bias = self.weight.float(), self.bias.float()
+        weight = remembered(self.weight, "wide", self.weight.float)
+        bias = remembered(self.bias, "wide", self.bias.float)
         return F.group_norm(x.float(), self.num_groups, weight, bias, self.eps).to(x.dtype)

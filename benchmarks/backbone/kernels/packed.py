@@ -49,7 +49,9 @@ def convolution(x: Tensor, w: Tensor, b: Tensor | None, stride: Pair, pad: Pair)
         return found
 
     how = pad, stride, ONE, 1, "none", [], ""
-    result: Tensor = LIBRARY._convolution_pointwise.default(x, remembered(w, "plain", order), b, *how)
+    result: Tensor = LIBRARY._convolution_pointwise.default(
+        x, remembered(w, "plain", order), b, *how
+    )
     return result
 
 
