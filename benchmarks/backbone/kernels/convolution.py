@@ -14,6 +14,7 @@ from benchmarks.backbone.kernels.packed import (
     Pair,
     convolution,
     graph,
+    opaque,
     remembered,
     transposed_convolution,
 )
@@ -46,7 +47,7 @@ class Conv2d(nn.Conv2d):
             return self._product(padded, height, width)
         if self.weight.requires_grad:
             return super().forward(x)
-        given = x, self.weight, self.bias, self.stride, self.padding
+        given = x.to(self.weight.dtype), self.weight, self.bias, self.stride, self.padding
         return _Frozen.apply(*given) if graph(x) else convolution(*given)  # type: ignore
 
     def _product(self, padded: Tensor, height: int, width: int) -> Tensor:
@@ -69,36 +70,50 @@ class _Frozen(torch.autograd.Function):
         ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, stride: Pair, pad: Pair
     ) -> Tensor:
         ctx.save_for_backward(w)
-        ctx.given = x.shape, x.dtype, stride, pad
+        ctx.given = x.shape, stride, pad
         return convolution(x, w, b, stride, pad)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        (w,), (shape, dtype, stride, pad) = ctx.saved_tensors, ctx.given
+        (w,), (shape, stride, pad) = ctx.saved_tensors, ctx.given
         rest = tuple((shape[i + 2] + 2 * pad[i] - w.shape[i + 2]) % stride[i] for i in (0, 1))
-        of_x = transposed_convolution(gradient.to(w.dtype), w, None, stride, pad, rest)
-        return of_x.to(dtype), None, None, None, None
+        of_x = transposed_convolution(gradient, w, None, stride, pad, rest)
+        return of_x, None, None, None, None
 
 
 class _Doubling(torch.autograd.Function):
-    """A transposed convolution of stride 2 and padding 1, which keeps no input either."""
+    """For 3x3 weights; it keeps no input either."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
         ctx.save_for_backward(w)
-        ctx.dtype = x.dtype
-        return _doubled(x, w, b)
+        return doubling(x, w, b)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        (w,) = ctx.saved_tensors
-        return convolution(gradient.to(w.dtype), w, None, (2, 2), (1, 1)).to(ctx.dtype), None, None
+        return doubling_back(gradient, *ctx.saved_tensors), None, None
 
 
-def _doubled(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
-    return transposed_convolution(x, w, b, (2, 2), (1, 1), (0, 0))
+@opaque(
+    "(Tensor x, Tensor w, Tensor? b) -> Tensor",
+    lambda x, w, b: F.conv2d(F.interpolate(x, scale_factor=2.0), w, b, padding=1),
+)
+def doubling(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+    """Every pixel doubled, then a 3x3 convolution."""
+    weight = remembered(w, "summed", lambda: summed(w))
+    return transposed_convolution(x, weight, b, (2, 2), (1, 1), (0, 0))
+
+
+@opaque(
+    "(Tensor x, Tensor w) -> Tensor",
+    lambda x, w: F.conv_transpose2d(x[..., ::2, ::2], w, None, 1, 1),
+)
+def doubling_back(gradient: Tensor, w: Tensor) -> Tensor:
+    """The gradient of ``doubling`` with respect to x."""
+    weight = remembered(w, "summed", lambda: summed(w))
+    return convolution(gradient, weight, None, (2, 2), (1, 1))
 
 
 class Upsample(Upsample2D):  # type: ignore[misc]
@@ -124,9 +139,8 @@ class Upsample(Upsample2D):  # type: ignore[misc]
         if output_size is not None or few(4 * x[:, 0].numel(), conv.out_channels):
             result: Tensor = super().forward(x, output_size)
             return result
-        weight = remembered(conv.weight, "summed", lambda: summed(conv.weight))
-        given = x, weight, conv.bias
-        return _Doubling.apply(*given) if graph(x) else _doubled(*given)  # type: ignore
+        given = x, conv.weight, conv.bias
+        return _Doubling.apply(*given) if graph(x) else doubling(*given)  # type: ignore
 
 
 def summed(weight: Tensor) -> Tensor:
