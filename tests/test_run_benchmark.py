@@ -17,7 +17,10 @@ import run_benchmark
 from benchmarks import config, harness, planner
 from benchmarks.api import UserError
 from benchmarks.evaluate import NOISE_SEED
+from benchmarks.ledger import Ledger
 from benchmarks.streams import Streams
+from methods.alignprop import AlignProp
+from methods.ddpo import DDPO
 
 SMALL = [
     *("--alignprop.batch-size", "2", "--alignprop.micro-batch", "2"),
@@ -83,6 +86,36 @@ def test_another_evaluation_schedule_trains_to_the_same_weights(
         expected, found = load_file(one), load_file(other)
         assert expected.keys() == found.keys()
         assert all(torch.equal(expected[k], found[k]) for k in expected)
+
+
+def test_a_first_step_that_fails_fails_before_any_evaluation(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    def failing(*_: object) -> None:
+        raise RuntimeError("no memory left")
+
+    monkeypatch.setattr(AlignProp, "step", failing)
+    monkeypatch.setattr(DDPO, "step", failing)
+    monkeypatch.setattr(harness, "evaluate", lambda *_: pytest.fail("evaluated first"))
+    monkeypatch.setattr(harness, "choose", lambda *_: "step")
+    assert run(tiny_folder, tmp_path, "--budget", "flops=6e8") == 1
+    assert "alignprop, seed 0 failed: no memory left" in capsys.readouterr().err
+
+
+def test_a_first_step_that_costs_nothing_is_not_the_base_model(
+    finished: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    spent = Ledger.spent
+    monkeypatch.setattr(
+        Ledger, "spent", lambda self, kind: spent(self, kind) * (self.optimizer_steps > 1)
+    )
+    assert run(tiny_folder, tmp_path, "--budget", "flops=6e8") == 0
+    for method in ("alignprop", "ddpo"):
+        found, expected = (
+            [e for e in records(out, method, "evals") if e["fraction"] == 0.0]
+            for out in (tmp_path, finished)
+        )
+        assert found == expected and {e["step"] for e in found} == {0}
 
 
 def test_cell_json_says_on_what_it_ran(finished: Path):

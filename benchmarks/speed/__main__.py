@@ -27,7 +27,7 @@ from benchmarks.compare import has_compiler
 from benchmarks.config import Precision
 from benchmarks.distributed import start
 from benchmarks.ledger import Ledger
-from benchmarks.speed import growth, levers, memory, report
+from benchmarks.speed import growth, levers, memory, report, startup
 from benchmarks.speed.clock import circumstances, in_turns, native_bf16, peak, ratio
 from benchmarks.speed.ideal import Ideal
 from benchmarks.speed.models import apart, made
@@ -207,7 +207,8 @@ def run(options: Options) -> dict[str, Any]:
     elif options.levers:
         what = levers.measure(options.quick)
     else:
-        what = {"rows": rows(QUICK if options.quick else SETTINGS)}
+        what = {} if options.quick else {"startup": startup.measure()}
+        what["rows"] = rows(QUICK if options.quick else SETTINGS)
         if not options.quick:
             what["memory"] = memory.measure()
     return {"machine": around, "took_seconds": round(time.perf_counter() - began), **what}

@@ -11,13 +11,14 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from benchmarks.backbone import kernels, lora_sd
-from benchmarks.backbone.kernels import attention
+from benchmarks.backbone.kernels import attention, packed
 from benchmarks.backbone.lora_sd import LoraSD
 from benchmarks.compare import has_compiler
 from benchmarks.ledger import Ledger
@@ -60,6 +61,7 @@ def pairs(batch: int, steps: int) -> dict[str, tuple[Run, Run]]:
     for module in (rows_backbone.unet, rows_backbone.vae):
         module.to(memory_format=torch.contiguous_format)
     full, last = ours.alignprop(steps, "store"), ours.alignprop(1, "store")
+    unpacked = inside(every_time, backbone, full)
     return {
         "prompts encoded once (AlignProp, K=1)": (last, forgetting(backbone, last)),
         "guidance in one batch (AlignProp, K=1)": (last, inside(two_passes, backbone, last)),
@@ -67,7 +69,10 @@ def pairs(batch: int, steps: int) -> dict[str, tuple[Run, Run]]:
             last,
             inside(gradient_everywhere, backbone, last),
         ),
-        "channels_last (AlignProp, K=1)": (last, rows.alignprop(1, "store")),
+        "channels_last, weights not packed (AlignProp, K=1)": (
+            inside(every_time, backbone, last),
+            inside(every_time, rows_backbone, rows.alignprop(1, "store")),
+        ),
         "plan store instead of step (AlignProp, full)": (full, ours.alignprop(steps, "step")),
         "no graph in the first forward pass of plan step (AlignProp, full)": (
             ours.alignprop(steps, "step"),
@@ -90,9 +95,14 @@ def pairs(batch: int, steps: int) -> dict[str, tuple[Run, Run]]:
             full,
             inside(two_step_upsampling, backbone, full),
         ),
-        "frozen convolutions keep no input (AlignProp, full)": (
+        "frozen convolutions keep no input, weights not packed (AlignProp, full)": (
+            unpacked,
+            inside(plain_convolutions, backbone, unpacked),
+        ),
+        "frozen weights packed once (AlignProp, full)": (full, unpacked),
+        "residual blocks without division (AlignProp, full)": (
             full,
-            inside(plain_convolutions, backbone, full),
+            inside(dividing_blocks, backbone, full),
         ),
         "LoRA merged before the truncation: not done, at most (AlignProp, K=1)": (
             inside(unadapted_sampling, backbone, last),
@@ -104,8 +114,20 @@ def pairs(batch: int, steps: int) -> dict[str, tuple[Run, Run]]:
 def half(batch: int, steps: int) -> dict[str, tuple[Run, Run]]:
     """Those that matter in bf16."""
     ours, backbone = _ours(made("embedded", torch.bfloat16), batch, steps)
-    full = ours.alignprop(steps, "store")
+    full, last = ours.alignprop(steps, "store"), ours.alignprop(1, "store")
     return {
+        "frozen weights packed once (bf16; AlignProp, K=1)": (
+            last,
+            inside(every_time, backbone, last),
+        ),
+        "queries, keys and values together (bf16; AlignProp, K=1)": (
+            last,
+            inside(one_by_one, backbone, last),
+        ),
+        "no autocast where all types fit (bf16; AlignProp, K=1)": (
+            last,
+            inside(autocast, backbone, last),
+        ),
         "group normalisation in single precision (bf16; AlignProp, full)": (
             full,
             inside(half_normalisation, backbone, full),
@@ -236,6 +258,27 @@ def peft_layers(_: LoraSD) -> Way:
 def plain_convolutions(_: LoraSD) -> Way:
     """PyTorch's kernel for all convolutions."""
     return patch.object(kernels.Conv2d, "forward", nn.Conv2d.forward)
+
+
+def every_time(_: LoraSD) -> Way:
+    """Frozen weights brought into oneDNN's order in every call."""
+    return patch.object(packed, "AVAILABLE", False)
+
+
+def dividing_blocks(_: LoraSD) -> Way:
+    """Residual blocks as diffusers computes them."""
+    return patch.object(kernels.ResnetBlock, "forward", ResnetBlock2D.forward)
+
+
+def one_by_one(_: LoraSD) -> Way:
+    """Queries, keys and values each by their own layer."""
+    return patch.object(attention, "joins", lambda *_: False)
+
+
+def autocast(backbone: LoraSD) -> Way:
+    """Every operator asked for the type of its arguments."""
+    half = torch.autocast(backbone.device.type, backbone.vae.dtype)
+    return patch.object(backbone, "_autocast", lambda: half)
 
 
 def half_normalisation(_: LoraSD) -> Way:

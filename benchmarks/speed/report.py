@@ -63,6 +63,13 @@ def _speed(result: dict[str, Any]) -> Iterator[str]:
             *_megabytes(row["peak_bytes"], "ours", "trl"),
         ]
         yield f"| {' | '.join(cells)} |"
+    if startup := result.get("startup"):
+        waits = ", ".join(
+            f"{name} {_median(seconds):.2f} s (at most {startup['target_seconds'][name]:g} s)"
+            for name, seconds in startup["seconds"].items()
+        )
+        yield ""
+        yield f"From the start of `run_benchmark.py` to its {waits}."
     if memory := result.get("memory"):
         yield ""
         yield from _memory(memory)

@@ -7,12 +7,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention, AttnProcessor
+from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from benchmarks.backbone import kernels
 from benchmarks.backbone.kernels import convolution
+from benchmarks.backbone.kernels.lora import joins
 from benchmarks.speed import clock
 
 BF16 = torch.bfloat16
@@ -239,6 +241,58 @@ def test_other_upsampling_is_left_to_diffusers():
     ):
         kernels.install(layer, cpu=True)
         assert type(layer) is Upsample2D
+
+
+@pytest.mark.parametrize("kind", ["default", "scale_shift"])
+@pytest.mark.parametrize("channels", [8, 12])
+@pytest.mark.parametrize("times", [16, None])
+def test_residual_blocks(kind, channels, times):
+    torch.manual_seed(0)
+    plain = ResnetBlock2D(
+        in_channels=8,
+        out_channels=channels,
+        temb_channels=times,
+        groups=4,
+        time_embedding_norm=kind if times else "default",
+    )
+    ours = copy.deepcopy(plain)
+    kernels.install(ours, cpu=False)
+    assert type(ours) is kernels.ResnetBlock
+    states = {"temb": torch.randn(2, times) if times else None}
+    given = torch.randn(2, 8, 5, 5)
+    found = [results(block, given, states=states) for block in (ours, plain)]
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_other_residual_blocks_are_left_to_diffusers():
+    for other in ({"dropout": 0.1}, {"output_scale_factor": 2.0}, {"up": True}, {"down": True}):
+        block = ResnetBlock2D(in_channels=8, groups=4, **other)
+        kernels.install(block, cpu=True)
+        assert type(block) is ResnetBlock2D
+
+
+def test_queries_keys_and_values_together(compared):
+    """In bfloat16 along a trajectory; they see the LoRA matrices as they are then."""
+    torch.manual_seed(0)
+    layer = Attention(32, heads=2, dim_head=16).to(BF16).requires_grad_(False)
+    config = LoraConfig(r=4, target_modules=["to_q", "to_k", "to_v"], init_lora_weights=False)
+    config._register_custom_module({nn.Linear: kernels.LoraLinear})
+    inject_adapter_in_model(config, layer)
+    kernels.install(layer, cpu=True)
+    given = torch.randn(3, 10, 32).to(BF16)
+    layers = layer.to_q, layer.to_k, layer.to_v
+    for _ in range(2):
+        expected = layer(given).detach()
+        with torch.no_grad(), kernels.one_trajectory():
+            assert joins(layers, given)
+            compared("attention", layer(given).float(), expected.float(), 1e-2)
+            for part in layers:
+                part.enable_adapters(False)
+            assert not joins(layers, given)
+            for part in layers:
+                part.enable_adapters(True)
+        layer.to_v.lora_B["default"].weight.data.mul_(-2)
+    assert not joins(layers, given)
 
 
 def test_one_convolution_saves_time():

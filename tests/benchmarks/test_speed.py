@@ -1,6 +1,7 @@
 """Fast paths give what plain ones give, and are faster; the ideal loop does the same passes."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,10 +9,11 @@ import pytest
 import torch
 from conftest import tiny_pipeline
 
+from benchmarks.api import UserError
 from benchmarks.backbone.lora_sd import LoraSD
 from benchmarks.ledger import Ledger
 from benchmarks.speed import __main__ as speed
-from benchmarks.speed import clock, growth, levers, memory, models
+from benchmarks.speed import clock, growth, levers, memory, models, startup
 from benchmarks.speed.ideal import Ideal
 from benchmarks.speed.ours import Ours
 from benchmarks.streams import Streams
@@ -33,7 +35,7 @@ def test_every_lever_leaves_the_gradient_as_it_is(tiny_models, gradients, monkey
         Streams, "generator", lambda self, purpose, step, i=0: generator(self, purpose, 0, i)
     )
     pairs = levers.pairs(BATCH, STEPS) | levers.large() | levers.half(BATCH, STEPS)
-    assert len(pairs) == 16
+    assert len(pairs) == 21
     for name, (fast, plain) in pairs.items():
         if "not done" not in name:
             gradients.clear()
@@ -93,6 +95,8 @@ def test_the_command(tiny_models, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     check = {"pixels": 64, "steps": 4, "plans": {}}
     planned = {"target_bytes": 7.5e9, "planned_bytes": {"unet": 4e9}, "check": check}
     monkeypatch.setattr(memory, "measure", lambda: planned)
+    waits = {"seconds": {"--help": [0.3]}, "target_seconds": startup.TARGETS}
+    monkeypatch.setattr(startup, "measure", lambda: waits)
     assert speed.main(["--out", str(tmp_path), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert len(result["rows"]) == 6
@@ -100,7 +104,33 @@ def test_the_command(tiny_models, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert row["trl_over_ours"]["median"] > 0 and row["ours_over_ideal"]["median"] > 0
         assert row["peak_bytes"]["ours"] > 0 and row["peak_bytes"]["trl"] > 0
     assert json.loads((tmp_path / "speed.json").read_text()) == result
-    assert "DDPO, a round and its update, fp32" in (tmp_path / "README.md").read_text()
+    written = (tmp_path / "README.md").read_text()
+    assert "DDPO, a round and its update, fp32" in written
+    assert "--help 0.30 s (at most 0.5 s)" in written
+
+
+#: Records a step after a fifth of a second and goes on; or fails before.
+JOB = """
+import pathlib, sys, time
+if "--out" in sys.argv:
+    time.sleep(0.2)
+    cell = pathlib.Path(sys.argv[-1]) / "cell"
+    cell.mkdir()
+    {then}
+    time.sleep(60)
+"""
+
+
+def test_waiting_ends_with_the_first_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    script = tmp_path / "job.py"
+    monkeypatch.setattr(startup, "COMMAND", [sys.executable, str(script)])
+    script.write_text(JOB.format(then="(cell / 'steps.jsonl').write_text('{}')"))
+    seconds = startup.measure()["seconds"]
+    assert all(len(waits) == startup.ROUNDS for waits in seconds.values())
+    assert 0.2 < min(seconds["first optimizer step"]) < 30
+    script.write_text(JOB.format(then="sys.exit(1)"))
+    with pytest.raises(UserError, match="ended before its first optimizer step"):
+        startup.measure()
 
 
 def test_half_precision_that_is_emulated_is_not_timed(tiny_models, monkeypatch):
