@@ -218,6 +218,8 @@ def choose(
     free = FILL * available(device)
     try:
         with alone():
+            if device.type == "cpu":
+                free -= _model(backbone, precision, rank).packed_bytes
             fits = (m for m in PLANS if _needed(name, config, backbone, precision, rank, m) <= free)
             return next(fits, PLANS[-1])
     except Exception:  # noqa: BLE001 - what breaks a trial step need not break a real one

@@ -110,6 +110,17 @@ class Model:
         count += sum(_text_parameters(dict(text)) for text in self.shape.text) - self.trainable
         return count * self.dtype.itemsize
 
+    @property
+    def packed_bytes(self) -> float:
+        """Of the copies of frozen weights that kernels on a CPU keep: one in the order of each
+        direction, and of linear layers, in bfloat16 only, one that is transposed.
+        """
+        parts = [*self.backbone.unet.modules(), *self.backbone.vae.decoder.modules()]
+        copies = 2 * sum(_frozen(part) for part in parts if isinstance(part, nn.Conv2d))
+        if self.dtype == torch.bfloat16:
+            copies += 3 * sum(_frozen(part) for part in parts if isinstance(part, nn.Linear))
+        return copies * self.dtype.itemsize
+
     def unet(
         self, inside: bool, fused: bool = True, among: Sequence[Needs] = get_args(Needs)
     ) -> Cost:
@@ -180,6 +191,10 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, **_
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     output: Tensor = kernel(query, key, value, attn_mask=attn_mask)[0]
     return output
+
+
+def _frozen(layer: nn.Conv2d | nn.Linear) -> int:
+    return 0 if layer.weight.requires_grad else layer.weight.numel()
 
 
 def _text_parameters(config: dict[str, Any]) -> int:

@@ -140,13 +140,13 @@ def half(batch: int, steps: int) -> dict[str, tuple[Run, Run]]:
 
 
 def large() -> dict[str, tuple[Run, Run]]:
-    """What matters where a model has more channels than pixels."""
+    """What matters most where a model has more channels than pixels."""
     ours, backbone = _ours(made("sd15"), 1, 4)
     last = ours.alignprop(1, "store")
     return {
-        "convolutions over few pixels as one product (SD v1.5's shape; AlignProp, K=1)": (
+        "frozen weights packed once (SD v1.5's shape; AlignProp, K=1)": (
             last,
-            inside(plain_convolutions, backbone, last),
+            inside(every_time, backbone, last),
         )
     }
 

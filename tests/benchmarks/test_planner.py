@@ -1,7 +1,6 @@
 """What the planner says is what happens: counts, FLOPs and bytes."""
 
 import json
-import math
 from pathlib import Path
 
 import pytest
@@ -10,11 +9,11 @@ from diffusers import UNet2DConditionModel
 
 from benchmarks import contract, planner
 from benchmarks.api import UserError
-from benchmarks.backbone.kernels import convolution
+from benchmarks.backbone.lora_sd import LoraSD
 from benchmarks.backbone.memory import PLANS
 from benchmarks.backbone.shapes import SHAPES
 from benchmarks.backbone.weightless import Model
-from benchmarks.ledger import KINDS
+from benchmarks.ledger import KINDS, Ledger
 from benchmarks.storage import Live
 
 METHODS = ["alignprop", "alignprop-full", "ddpo", "rwr", "refl"]
@@ -42,12 +41,8 @@ def test_counts_are_those_of_the_run(tiny: Model, tiny_contract: None, name: str
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("name", ["alignprop-full", "ddpo"])
 def test_peak_memory_is_that_of_the_run(name: str, plan, monkeypatch):
-    """On the embedded model, every storage of the real step tracked.
-
-    Convolutions as products keep less, and depend on the device: the plan is without them.
-    """
+    """On the embedded model, every storage of the real step tracked."""
     monkeypatch.setattr(planner, "STEPS", 1)
-    monkeypatch.setattr(convolution, "CHANNELS_PER_PIXEL", math.inf)
     this = contract.bench(name)
     this.backbone.use(plan)
     try:
@@ -104,8 +99,25 @@ def test_the_plan_that_fits(tiny: Model, tiny_contract: None, monkeypatch: pytes
     peaks = [planner.peak("alignprop-full", config, tiny, plan) for plan in PLANS]
     assert peaks == sorted(peaks, reverse=True)
     for plan, free in zip(PLANS, peaks, strict=True):
-        monkeypatch.setattr(planner, "available", lambda device, free=free: free / planner.FILL)
+        free = (free + tiny.packed_bytes) / planner.FILL
+        monkeypatch.setattr(planner, "available", lambda device, free=free: free)
         assert planner.choose("alignprop-full", config, "tiny", "fp32", cpu) == plan
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_copies_of_packed_weights_are_counted(tiny_folder: Path, precision):
+    backbone = LoraSD.load(str(tiny_folder), Ledger(), precision)
+    text = backbone.encode(["a cat"])
+    latents = torch.zeros(1, *backbone.latent_shape, requires_grad=True)
+    backbone.decode(backbone.predict(latents, 500, text, 1.0)).sum().backward()
+    copies, seen = list[torch.Tensor](), list(backbone.unet.parameters())
+    seen += backbone.vae.decoder.parameters()
+    while seen:  # what is made of weights may be packed in its turn
+        made = [value for _, value in vars(seen.pop()).values() if value.dim() > 1]
+        seen += [value for value in made if not value.is_mkldnn]
+        copies += made
+    found = sum(copy.numel() * copy.element_size() for copy in copies)
+    assert found == pytest.approx(Model(str(tiny_folder), precision).packed_bytes, rel=0.2)
 
 
 @pytest.mark.parametrize(

@@ -19,47 +19,16 @@ from benchmarks.backbone.kernels.packed import (
     transposed_convolution,
 )
 
-#: A convolution on a CPU with at least this many output channels per output pixel is one product.
-CHANNELS_PER_PIXEL = 4
-
-
-def few(pixels: int, channels: int) -> bool:
-    """Whether a convolution with so many of them in its output is done as one product."""
-    return CHANNELS_PER_PIXEL * pixels <= channels
-
 
 class Conv2d(nn.Conv2d):
-    """Frozen, it keeps nothing of its input; on a CPU, few pixels are done as one product.
-
-    PyTorch's kernel brings all weights into another order in every call, which for few pixels takes
-    longer than using them.
-    """
+    """Frozen, it keeps nothing of its input; on a CPU its weights are packed once."""
 
     def forward(self, x: Tensor) -> Tensor:
-        plain = self.groups == 1 and self.dilation == (1, 1) and self.padding_mode == "zeros"
-        if isinstance(self.padding, str) or not plain:
-            return super().forward(x)
-        (tall, wide), (up, left), (down, right) = self.kernel_size, self.padding, self.stride
-        height = (x.shape[2] + 2 * up - tall) // down + 1
-        width = (x.shape[3] + 2 * left - wide) // right + 1
-        if x.device.type == "cpu" and few(len(x) * height * width, self.out_channels):
-            padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, left, left, up, up))
-            return self._product(padded, height, width)
-        if self.weight.requires_grad:
+        common = self.groups == 1 and self.dilation == (1, 1) and self.padding_mode == "zeros"
+        if not common or isinstance(self.padding, str) or self.weight.requires_grad:
             return super().forward(x)
         given = x.to(self.weight.dtype), self.weight, self.bias, self.stride, self.padding
         return _Frozen.apply(*given) if graph(x) else convolution(*given)  # type: ignore
-
-    def _product(self, padded: Tensor, height: int, width: int) -> Tensor:
-        """The neighbourhoods of the output's pixels side by side, times the weights."""
-        (tall, wide), (down, right) = self.kernel_size, self.stride
-        shifted = [
-            padded[:, i : i + down * height : down, j : j + right * width : right]
-            for i in range(tall)
-            for j in range(wide)
-        ]
-        weight = self.weight.permute(0, 2, 3, 1).flatten(1)
-        return F.linear(torch.cat(shifted, -1), weight, self.bias).permute(0, 3, 1, 2)
 
 
 class _Frozen(torch.autograd.Function):
@@ -136,7 +105,7 @@ class Upsample(Upsample2D):  # type: ignore[misc]
 
     def forward(self, x: Tensor, output_size: Any = None, *_: Any, **__: Any) -> Tensor:
         conv = self.conv
-        if output_size is not None or few(4 * x[:, 0].numel(), conv.out_channels):
+        if output_size is not None:
             result: Tensor = super().forward(x, output_size)
             return result
         given = x, conv.weight, conv.bias

@@ -36,7 +36,7 @@ def _packs(w: Tensor) -> bool:
 
 def remembered(weight: Tensor, name: str, make: Callable[[], Tensor]) -> Tensor:
     """What is computed from frozen weights, anew only after these have changed."""
-    if torch.compiler.is_compiling():
+    if weight.requires_grad or torch.compiler.is_compiling():
         return make()
     state = weight.data_ptr(), weight.dtype, weight._version
     before, found = weight.__dict__.get(name, (None, None))
