@@ -271,6 +271,13 @@ def test_queries_keys_and_values_together(compared):
     assert not joins(layers, given)
 
 
+def test_layers_with_biases_are_done_one_by_one():
+    layer = lora(True, BF16)
+    with torch.no_grad(), kernels.one_trajectory():
+        assert not joins([layer], torch.zeros(1, 12, dtype=BF16))
+        assert joins([lora(True, BF16, bias=False)], torch.zeros(1, 12, dtype=BF16))
+
+
 def test_one_convolution_saves_time():
     """Nearly twice as fast."""
     ours, plain = upsampling(96, torch.float32)

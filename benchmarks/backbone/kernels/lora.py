@@ -11,7 +11,7 @@ from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from benchmarks.backbone.kernels.packed import linear, linear_back, remembered
+from benchmarks.backbone.kernels.packed import linear, linear_back
 from benchmarks.backbone.kernels.trajectory import keeps, kept
 
 
@@ -42,24 +42,26 @@ def _forward(
 
 
 def joins(layers: Sequence[nn.Module], x: Tensor) -> bool:
-    """Whether it saves time to do layers without biases together: in bfloat16, which has to pay
-    for every product with the narrow matrices, and where what they share is kept.
+    """Whether it saves time to do layers together: in bfloat16, which has to pay for every product
+    with the narrow matrices, and where what they share is kept.
     """
-    alike = all(isinstance(e, LoraLinear) and not e.disable_adapters for e in layers)
-    return x.dtype == torch.bfloat16 and x.device.type == "cpu" and keeps() and alike
+    half = x.dtype == torch.bfloat16 and x.device.type == "cpu" and keeps()
+    return half and all(
+        isinstance(e, LoraLinear) and e.base_layer.bias is None and not e.disable_adapters
+        for e in layers
+    )
 
 
 def side_by_side(layers: Sequence[Any], x: Tensor) -> Tensor:
     """The results of several layers for the same x, one behind the other in the last dimension."""
-    weights = [layer.base_layer.weight for layer in layers]
-    w = remembered(weights[0], "side by side", lambda: torch.cat(weights))
 
-    def matrices() -> tuple[Tensor, Tensor]:
+    def matrices() -> tuple[Tensor, Tensor, Tensor]:
+        w = torch.cat([layer.base_layer.weight for layer in layers])
         a = torch.cat([layer.lora_A["default"].weight for layer in layers])
         b = torch.block_diag(*(layer.lora_B["default"].weight for layer in layers))
-        return a.to(w.dtype), b.to(w.dtype).t()
+        return w, a.to(w.dtype), b.to(w.dtype).t()
 
-    down, lift = kept((*layers,), matrices)
+    w, down, lift = kept((*layers,), matrices)
     rows = x.flatten(0, -2)
     result = linear(rows, w).addmm_(F.linear(rows, down), lift)
     return result.view(*x.shape[:-1], -1)
