@@ -256,7 +256,7 @@ class Run:
                 self.cell.append("steps", {"step": state.step} | record)
                 self.progress(spent, f"reward {result.reward:.4g}")
             while pending and spent >= pending[0]:
-                exact = spent == pending[0] > 0
+                exact = spent == pending[0] > 0  # a first step without cost is no base model
                 self._evaluate(state if exact else before, pending.pop(0))
             if spent > 1:
                 state = before  # the step that did not fit never happened

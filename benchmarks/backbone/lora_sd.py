@@ -199,11 +199,15 @@ class LoraSD:
             if not self.ledger.in_recomputation:
                 scaled.fresh()
             latents = scaled.leaves(latents)
-        given = latents.to(self.vae.dtype)
-        with self._autocast():
-            output: Tensor = self.unet(given, timesteps, encoder_hidden_states=text).sample
-        output = output.to(latents.dtype)
+        output = self._bare(latents, timesteps, text).to(latents.dtype)
         return scaled.enters(output) if scaled else output
+
+    def _bare(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+        """The U-Net's pass and nothing else, in the precision of the model."""
+        with self._autocast():
+            given = latents.to(self.vae.dtype)
+            output: Tensor = self.unet(given, timesteps, encoder_hidden_states=text).sample
+        return output
 
     @property
     def train_timesteps(self) -> int:

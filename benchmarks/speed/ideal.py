@@ -45,11 +45,7 @@ class Ideal:
 
     def _unet(self, first: bool) -> Tensor:
         latents = self.latents.detach().requires_grad_(not first)
-        given = latents.to(self.backbone.vae.dtype)
-        with self.backbone._autocast():
-            unet = self.backbone.unet  # called as ours is: compiled graphs distinguish keywords
-            output: Tensor = unet(given, self.timesteps, encoder_hidden_states=self.text).sample
-        return output
+        return self.backbone._bare(latents, self.timesteps, self.text)
 
     def _decode(self, gradient: bool) -> Tensor:
         latents = self.latents.chunk(2)[0].detach().requires_grad_(gradient)

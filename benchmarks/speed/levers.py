@@ -64,10 +64,9 @@ def pairs(batch: int, steps: int) -> dict[str, tuple[Run, Run]]:
     unpacked = inside(every_time, backbone, full)
     return {
         "prompts encoded once (AlignProp, K=1)": (last, forgetting(backbone, last)),
-        "guidance in one batch (AlignProp, K=1)": (last, inside(two_passes, backbone, last)),
-        "no autograd before the truncation (AlignProp, K=1)": (
-            last,
-            inside(gradient_everywhere, backbone, last),
+        "guidance in one batch (AlignProp, K=1)": beside(two_passes, backbone, last),
+        "no autograd before the truncation (AlignProp, K=1)": beside(
+            gradient_everywhere, backbone, last
         ),
         "channels_last, weights not packed (AlignProp, K=1)": (
             inside(every_time, backbone, last),
@@ -83,26 +82,17 @@ def pairs(batch: int, steps: int) -> dict[str, tuple[Run, Run]]:
             ours.alignprop(steps, "unet"),
         ),
         "forward passes of sampling kept (DDPO)": (ours.ddpo("store"), ours.ddpo("step")),
-        "LoRA product added in place (AlignProp, full)": (
-            full,
-            inside(peft_layers, backbone, full),
+        "LoRA product added in place (AlignProp, full)": beside(peft_layers, backbone, full),
+        "keys and values of the text kept (AlignProp, K=1)": beside(forgotten_text, backbone, last),
+        "upsampling and convolution as one (AlignProp, full)": beside(
+            two_step_upsampling, backbone, full
         ),
-        "keys and values of the text kept (AlignProp, K=1)": (
-            last,
-            inside(forgotten_text, backbone, last),
-        ),
-        "upsampling and convolution as one (AlignProp, full)": (
-            full,
-            inside(two_step_upsampling, backbone, full),
-        ),
-        "frozen convolutions keep no input, weights not packed (AlignProp, full)": (
-            unpacked,
-            inside(plain_convolutions, backbone, unpacked),
+        "frozen convolutions keep no input, weights not packed (AlignProp, full)": beside(
+            plain_convolutions, backbone, unpacked
         ),
         "frozen weights packed once (AlignProp, full)": (full, unpacked),
-        "residual blocks without division (AlignProp, full)": (
-            full,
-            inside(dividing_blocks, backbone, full),
+        "residual blocks without division (AlignProp, full)": beside(
+            dividing_blocks, backbone, full
         ),
         "LoRA merged before the truncation: not done, at most (AlignProp, K=1)": (
             inside(unadapted_sampling, backbone, last),
@@ -116,25 +106,16 @@ def half(batch: int, steps: int) -> dict[str, tuple[Run, Run]]:
     ours, backbone = _ours(made("embedded", torch.bfloat16), batch, steps)
     full, last = ours.alignprop(steps, "store"), ours.alignprop(1, "store")
     return {
-        "frozen weights packed once (bf16; AlignProp, K=1)": (
-            last,
-            inside(every_time, backbone, last),
+        "frozen weights packed once (bf16; AlignProp, K=1)": beside(every_time, backbone, last),
+        "queries, keys and values together (bf16; AlignProp, K=1)": beside(
+            one_by_one, backbone, last
         ),
-        "queries, keys and values together (bf16; AlignProp, K=1)": (
-            last,
-            inside(one_by_one, backbone, last),
+        "no autocast where all types fit (bf16; AlignProp, K=1)": beside(autocast, backbone, last),
+        "group normalisation in single precision (bf16; AlignProp, full)": beside(
+            half_normalisation, backbone, full
         ),
-        "no autocast where all types fit (bf16; AlignProp, K=1)": (
-            last,
-            inside(autocast, backbone, last),
-        ),
-        "group normalisation in single precision (bf16; AlignProp, full)": (
-            full,
-            inside(half_normalisation, backbone, full),
-        ),
-        "short attention in single precision (bf16; AlignProp, full)": (
-            full,
-            inside(half_attention, backbone, full),
+        "short attention in single precision (bf16; AlignProp, full)": beside(
+            half_attention, backbone, full
         ),
     }
 
@@ -144,9 +125,8 @@ def large() -> dict[str, tuple[Run, Run]]:
     ours, backbone = _ours(made("sd15"), 1, 4)
     last = ours.alignprop(1, "store")
     return {
-        "frozen weights packed once (SD v1.5's shape; AlignProp, K=1)": (
-            last,
-            inside(every_time, backbone, last),
+        "frozen weights packed once (SD v1.5's shape; AlignProp, K=1)": beside(
+            every_time, backbone, last
         )
     }
 
@@ -178,6 +158,11 @@ def forgetting(backbone: LoraSD, run: Run) -> Run:
         run()
 
     return step
+
+
+def beside(way: Callable[[LoraSD], Way], backbone: LoraSD, run: Run) -> tuple[Run, Run]:
+    """``run`` as it is, and while the backbone works another way."""
+    return run, inside(way, backbone, run)
 
 
 def inside(way: Callable[[LoraSD], Way], backbone: LoraSD, run: Run) -> Run:

@@ -15,9 +15,10 @@ class Linear(nn.Linear):
     """For bfloat16 on CPUs."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.weight.requires_grad or x.dtype != self.weight.dtype:
+        w = self.weight
+        if w.requires_grad or x.dtype != w.dtype or not packed.packs_linear(w):
             return super().forward(x)
-        given = x.reshape(-1, x.shape[-1]), self.weight, self.bias
+        given = x.reshape(-1, x.shape[-1]), w, self.bias
         rows = _Frozen.apply(*given) if packed.graph(x) else packed.linear(*given)  # type: ignore
         return rows.view(*x.shape[:-1], -1)
 

@@ -34,6 +34,11 @@ def _packs(w: Tensor) -> bool:
     return AVAILABLE and known and w.device.type == "cpu"
 
 
+def packs_linear(w: Tensor) -> bool:
+    """In float32 weights are used as they lie; a compiler has linear layers of its own."""
+    return w.dtype == torch.bfloat16 and _packs(w) and not torch.compiler.is_compiling()
+
+
 def remembered(weight: Tensor, name: str, make: Callable[[], Tensor]) -> Tensor:
     """What is computed from frozen weights, anew only after these have changed."""
     if weight.requires_grad or torch.compiler.is_compiling():
@@ -48,8 +53,7 @@ def remembered(weight: Tensor, name: str, make: Callable[[], Tensor]) -> Tensor:
 
 def linear(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     """x W^T + b, for x (rows, in) of the type of W."""
-    # In float32 weights are used as they lie; a compiler has linear layers of its own.
-    if w.dtype != torch.bfloat16 or torch.compiler.is_compiling() or not _packs(w):
+    if not packs_linear(w):
         return F.linear(x, w, b)
     order = remembered(w, "linear", lambda: LIBRARY._reorder_linear_weight(w, len(x)))
     result: Tensor = LIBRARY._linear_pointwise.default(x, order, b, "none", [], "")
@@ -58,7 +62,7 @@ def linear(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
 
 def linear_back(gradient: Tensor, w: Tensor) -> Tensor:
     """The gradient of ``linear`` with respect to x."""
-    if w.dtype != torch.bfloat16 or torch.compiler.is_compiling() or not _packs(w):
+    if not packs_linear(w):
         return torch.mm(gradient, w)
     return linear(gradient, remembered(w, "transposed", lambda: w.t().contiguous()))
 
