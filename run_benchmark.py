@@ -29,18 +29,20 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from benchmarks import config, interrupt, listing, registry, tracking
+from benchmarks import config, registry
 from benchmarks.api import UserError
-from benchmarks.command_line import cli
-from benchmarks.help import explained
+from benchmarks.cli import cli, explained
+from benchmarks.commands import list as listing
+from benchmarks.harness import interrupt
+from benchmarks.records import tracking
 
 #: Subcommands: the module whose ``main(arguments)`` runs each and returns the exit code.
 COMMANDS = {
-    "plan": "benchmarks.planner",
-    "new": "benchmarks.new",
-    "check": "benchmarks.check",
-    "evaluate": "benchmarks.evaluate_checkpoints",
-    "status": "benchmarks.status",
+    "plan": "benchmarks.forecast.forecast",
+    "new": "benchmarks.commands.new",
+    "check": "benchmarks.commands.check",
+    "evaluate": "benchmarks.experiments.checkpoints",
+    "status": "benchmarks.records.state",
 }
 
 
@@ -165,7 +167,8 @@ def provenance(arguments: list[str], options: Options) -> dict[str, dict[str, st
 def reproduce(arguments: list[str]) -> int:
     """Run a suite, then write and print its report."""
     from analysis.suite import write_suite
-    from benchmarks import distributed, suite
+    from benchmarks import distributed
+    from benchmarks.experiments import suite
 
     options = suite.parse(arguments)
     out, failed = suite.run(options)
@@ -185,8 +188,9 @@ def compare(arguments: list[str]) -> int:
     """Run every cell, then write and print the report."""
     options, configs = parse(arguments)
     from analysis.report import write_report
-    from benchmarks import distributed, launch
-    from benchmarks.compare import plan, run_cells, specs
+    from benchmarks import distributed
+    from benchmarks.experiments import launch
+    from benchmarks.experiments.cells import plan, run_cells, specs
 
     cells = specs(
         configs,

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def run(methods: Sequence[str] = ("alignprop", "ddpo"), **options: Any) -> pd.DataFrame:
-    """Compare methods; see ``benchmarks.compare.run``."""
-    from benchmarks import compare
+    """Compare methods; see ``benchmarks.experiments.cells.run``."""
+    from benchmarks.experiments import cells
 
-    return compare.run(methods, **options)
+    return cells.run(methods, **options)

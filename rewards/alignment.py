@@ -22,7 +22,7 @@ from rewards._weights import readable
 if TYPE_CHECKING:
     from torch import Tensor
 
-EMBEDDED = Path(__file__).parent.parent / "benchmarks/backbone/emoji/weights/clip"
+EMBEDDED = Path(__file__).parent.parent / "benchmarks/emoji/weights/clip"
 
 
 @register_reward("alignment")

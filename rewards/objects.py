@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.api import UserError
-from benchmarks.backbone.emoji import data
+from benchmarks.emoji import data
 from benchmarks.lazy import torch
 from rewards import register_reward
 from rewards._check import at_least_single, check
@@ -21,7 +21,7 @@ from rewards._counts import Counting, Distance, Gone, Seen
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from benchmarks.backbone.emoji.vision import Counter
+    from benchmarks.emoji.vision import Counter
 
 
 class _Objects(Counting):
@@ -73,7 +73,7 @@ def _meanings() -> dict[str, tuple[int, int]]:
 
 @lru_cache(maxsize=4)
 def _counter(device: Any, dtype: Any) -> Counter:
-    from benchmarks.backbone.emoji import vision
-    from benchmarks.backbone.emoji.build import WEIGHTS
+    from benchmarks.emoji import vision
+    from benchmarks.emoji.build import WEIGHTS
 
     return vision.load(vision.Counter(), WEIGHTS / "counter.safetensors").to(device, dtype)

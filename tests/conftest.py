@@ -13,10 +13,12 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from benchmarks import contract, harness, listing
 from benchmarks.api import Context, Reward
 from benchmarks.backbone.lora_sd import LoraSD
-from benchmarks.ledger import Ledger
+from benchmarks.commands import list as listing
+from benchmarks.compute.ledger import Ledger
+from benchmarks.conformance import contract
+from benchmarks.harness import loop
 from benchmarks.optim import Optimizer
 from benchmarks.streams import Streams
 
@@ -155,7 +157,7 @@ def fresh_registry(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def nothing_is_planned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs store all activations: to plan each of them takes longer than to run the tiny model."""
-    monkeypatch.setattr(harness, "choose", lambda *arguments: "store")
+    monkeypatch.setattr(loop, "choose", lambda *arguments: "store")
 
 
 class Greyness(Reward):

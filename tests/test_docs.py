@@ -19,8 +19,12 @@ import pytest
 
 import benchmarks
 import run_benchmark
-from benchmarks import evaluate_checkpoints, learning, listing, planner, reference, suite
-from benchmarks.command_line import cli
+from benchmarks.cli import cli
+from benchmarks.commands import list as listing
+from benchmarks.commands import reference
+from benchmarks.conformance import learns
+from benchmarks.experiments import checkpoints, suite
+from benchmarks.forecast import forecast
 
 ROOT = Path(run_benchmark.__file__).parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("[!.]*/README.md")]
@@ -79,12 +83,12 @@ def command(words: list[str], folder: Path, compare: bool, monkeypatch: pytest.M
         return
     assert program == "run_benchmark.py"
     if arguments[0] == "plan":
-        assert cli(planner.Options, args=arguments[1:]).backbone == "sd15"
+        assert cli(forecast.Options, args=arguments[1:]).backbone == "sd15"
         if compare:
             small = [str(folder) if word == "sd15" else word for word in arguments]
             assert run_benchmark.main(small) == 0
     elif arguments[0] == "evaluate" and not compare:
-        assert evaluate_checkpoints.parse(arguments[1:]).checkpoints
+        assert checkpoints.parse(arguments[1:]).checkpoints
     elif "--suite" in arguments:
         assert suite.load(suite.parse(arguments))
     elif "--help" in arguments:
@@ -150,7 +154,7 @@ def place(
     (tmp_path / "path" / "to" / "my-model").symlink_to(tiny_folder)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "0")
-    monkeypatch.setattr(learning, "TRIAL", learning.Trial(flops=2e8))
+    monkeypatch.setattr(learns, "TRIAL", learns.Trial(flops=2e8))
     real = benchmarks.run
 
     def small(methods, **options):
@@ -192,4 +196,6 @@ def test_every_page_is_in_the_index():
 
 
 def test_the_reference_is_current():
-    assert reference.FILE.read_text("utf-8") == reference.text(), "python -m benchmarks.reference"
+    assert reference.FILE.read_text("utf-8") == reference.text(), (
+        "python -m benchmarks.commands.reference"
+    )

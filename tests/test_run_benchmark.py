@@ -14,10 +14,12 @@ from safetensors.torch import load_file
 
 import benchmarks
 import run_benchmark
-from benchmarks import config, harness, planner
+from benchmarks import config
 from benchmarks.api import UserError
-from benchmarks.evaluate import NOISE_SEED
-from benchmarks.ledger import Ledger
+from benchmarks.compute.ledger import Ledger
+from benchmarks.forecast import forecast
+from benchmarks.harness import loop
+from benchmarks.harness.evaluate import NOISE_SEED
 from benchmarks.streams import Streams
 from methods.alignprop import AlignProp
 from methods.ddpo import DDPO
@@ -78,7 +80,7 @@ def test_the_same_seed_gives_the_same_numbers(finished: Path, tiny_folder: Path,
 def test_another_evaluation_schedule_trains_to_the_same_weights(
     finished: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(harness, "FRACTIONS", (0.0, 0.3, 1.0))
+    monkeypatch.setattr(loop, "FRACTIONS", (0.0, 0.3, 1.0))
     assert run(tiny_folder, tmp_path, "--budget", "flops=6e8") == 0
     for method in ("alignprop", "ddpo"):
         assert {e["fraction"] for e in records(tmp_path, method, "evals")} == {0.0, 0.3, 1.0}
@@ -96,8 +98,8 @@ def test_a_first_step_that_fails_fails_before_any_evaluation(
 
     monkeypatch.setattr(AlignProp, "step", failing)
     monkeypatch.setattr(DDPO, "step", failing)
-    monkeypatch.setattr(harness, "evaluate", lambda *_: pytest.fail("evaluated first"))
-    monkeypatch.setattr(harness, "choose", lambda *_: "step")
+    monkeypatch.setattr(loop, "evaluate", lambda *_: pytest.fail("evaluated first"))
+    monkeypatch.setattr(loop, "choose", lambda *_: "step")
     assert run(tiny_folder, tmp_path, "--budget", "flops=6e8") == 1
     assert "alignprop, seed 0 failed: no memory left" in capsys.readouterr().err
 
@@ -246,7 +248,7 @@ def test_only_what_goes_on_speaks_of_checkpoints(arguments, said, monkeypatch, c
     def interrupted(_: list[str]) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(planner, "main", interrupted)
+    monkeypatch.setattr(forecast, "main", interrupted)
     monkeypatch.setattr(run_benchmark, "compare", interrupted)
     assert run_benchmark.main(arguments) == 130
     errors = capsys.readouterr().err

@@ -18,11 +18,11 @@ from transformers.utils import logging as transformers_logging
 
 from benchmarks.api import UserError
 from benchmarks.backbone import kernels
+from benchmarks.backbone.checkpointing import Plan, recompute_blocks, repeated
 from benchmarks.backbone.ddim import Chain, Trajectory, chain, stack
-from benchmarks.backbone.half import HALF, GradientRange
-from benchmarks.backbone.memory import Plan, recompute_blocks, repeated
+from benchmarks.backbone.fp16_range import HALF, GradientRange
+from benchmarks.compute.ledger import Ledger
 from benchmarks.config import Precision, load_backbone
-from benchmarks.ledger import Ledger
 
 #: Of the frozen base; LoRA matrices, latents, rewards and the optimizer are always float32.
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

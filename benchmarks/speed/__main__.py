@@ -21,19 +21,19 @@ from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from benchmarks.api import UserError
+from benchmarks.backbone.checkpointing import Plan
 from benchmarks.backbone.lora_sd import DTYPES, LoraSD
-from benchmarks.backbone.memory import Plan
-from benchmarks.compare import has_compiler
+from benchmarks.compute.ledger import Ledger
 from benchmarks.config import Precision
 from benchmarks.distributed import start
-from benchmarks.ledger import Ledger
+from benchmarks.experiments.cells import has_compiler
+from benchmarks.records.cell import write_json
 from benchmarks.speed import growth, levers, memory, report, startup
 from benchmarks.speed.clock import circumstances, in_turns, native_bf16, peak, ratio
 from benchmarks.speed.ideal import Ideal
 from benchmarks.speed.models import apart, made
 from benchmarks.speed.ours import PROMPTS, Brightness, Ours
 from benchmarks.speed.trl import Trainers
-from benchmarks.store import write_json
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.storage import Live
+from benchmarks.forecast.live_bytes import Live
 
 Seconds = dict[str, list[float]]
 

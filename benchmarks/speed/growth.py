@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.backbone.lora_sd import LoraSD
-from benchmarks.ledger import Ledger
+from benchmarks.compute.ledger import Ledger
 from benchmarks.speed.clock import in_turns, peak
 from benchmarks.speed.models import made
 from benchmarks.speed.ours import Ours

@@ -20,8 +20,8 @@ from torch.utils.checkpoint import checkpoint
 from benchmarks.backbone import kernels, lora_sd
 from benchmarks.backbone.kernels import attention, packed
 from benchmarks.backbone.lora_sd import LoraSD
-from benchmarks.compare import has_compiler
-from benchmarks.ledger import Ledger
+from benchmarks.compute.ledger import Ledger
+from benchmarks.experiments.cells import has_compiler
 from benchmarks.speed.clock import in_turns, native_bf16, peak, ratio
 from benchmarks.speed.models import apart, made
 from benchmarks.speed.ours import Ours

@@ -7,12 +7,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks import planner, registry
+from benchmarks import registry
+from benchmarks.backbone.checkpointing import PLANS
 from benchmarks.backbone.lora_sd import LoraSD
-from benchmarks.backbone.memory import PLANS
-from benchmarks.backbone.weightless import Model
+from benchmarks.compute.ledger import Ledger
 from benchmarks.config import override
-from benchmarks.ledger import Ledger
+from benchmarks.forecast import forecast
+from benchmarks.forecast.meta_model import Model
 from benchmarks.speed.clock import peak
 from benchmarks.speed.models import PIXELS, sd15, write_configs
 from benchmarks.speed.ours import Ours
@@ -56,4 +57,4 @@ def _peak(model: Model, plan: Any, steps: int) -> float:
     config = override(registry.methods.get(name).Config(), values, name)
     config = override(config, registry.methods.variants[name].values, name)
     row = dict.fromkeys(("unet_backward", "unet_backward_first", "reward_forward"), 1.0)
-    return planner.peak(name, config, model, plan, [row])
+    return forecast.peak(name, config, model, plan, [row])

@@ -11,8 +11,8 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel
 
-from benchmarks.backbone.shapes import SHAPES
 from benchmarks.config import load_backbone
+from benchmarks.forecast.shapes import SHAPES
 
 #: Low resolution: what differs between trainers matters most where the passes are short.
 PIXELS = 64

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from benchmarks import registry
 from benchmarks.api import Context, Reward
+from benchmarks.backbone.checkpointing import Plan, recompute_blocks
 from benchmarks.backbone.lora_sd import LoraSD
-from benchmarks.backbone.memory import Plan, recompute_blocks
 from benchmarks.config import load_task, override
 from benchmarks.streams import Streams
 

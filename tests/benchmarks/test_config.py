@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 import run_benchmark
-from benchmarks import config, search
+from benchmarks import config
 from benchmarks.api import UserError
-from benchmarks.backbone.emoji import data
-from benchmarks.help import explained, meanings
+from benchmarks.cli import explained, meanings
+from benchmarks.emoji import data
+from benchmarks.experiments import search
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +90,8 @@ def test_every_value_says_where_it_comes_from(tiny_folder: Path, tmp_path: Path)
 
 def test_sources_do_not_change_the_cell(tiny_folder: Path):
     """A value is the same cell whether a file, the preset or the command line says it."""
-    from benchmarks.compare import specs
-    from benchmarks.store import Cell
+    from benchmarks.experiments.cells import specs
+    from benchmarks.records.cell import Cell
 
     configs = {"refl": config.method_defaults("refl", config.load_preset("emoji"))}
     (plain,) = specs(configs)
@@ -214,4 +215,4 @@ def test_the_search_refuses_a_bad_place_in_one_line(tmp_path: Path, capsys):
     (tmp_path / "file").write_text("")
     assert search.main(["--out", str(tmp_path / "file" / "inside")]) == 2
     message = capsys.readouterr().err
-    assert message.startswith("benchmarks.search: ") and message.count("\n") == 1
+    assert message.startswith("benchmarks.experiments.search: ") and message.count("\n") == 1

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 import run_benchmark
-from benchmarks import config, listing, registry
+from benchmarks import config, registry
 from benchmarks.api import UserError
 from benchmarks.backbone.lora_sd import LoraSD
-from benchmarks.ledger import Ledger
+from benchmarks.commands import list as listing
+from benchmarks.compute.ledger import Ledger
 
 ROOT = Path(run_benchmark.__file__).parent
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks.api import Context, UserError
-from benchmarks.backbone.memory import Plan
+from benchmarks.backbone.checkpointing import Plan
 from methods.alignprop import AlignProp, Config, Truncation
 
 SMALL = {"batch_size": 2, "micro_batch": 2, "sampling_steps": 4, "guidance": 3.0, "loss_scale": 1.0}

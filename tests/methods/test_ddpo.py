@@ -6,7 +6,7 @@ from conftest import Greyness, tiny_pipeline
 
 from benchmarks.api import Context, UserError
 from benchmarks.backbone.lora_sd import LoraSD
-from benchmarks.ledger import Ledger
+from benchmarks.compute.ledger import Ledger
 from benchmarks.streams import Streams
 from methods.ddpo import DDPO, Config, PromptStatistics
 

@@ -13,8 +13,10 @@ import torch
 from worker import measure
 
 import run_benchmark
-from benchmarks import checkpoint, distributed, harness, registry
+from benchmarks import distributed, registry
 from benchmarks.api import StepResult
+from benchmarks.harness import loop
+from benchmarks.records import checkpoint
 
 ROOT = Path(run_benchmark.__file__).parent
 pytestmark = pytest.mark.slow
@@ -107,7 +109,7 @@ def test_a_whole_run_under_torchrun(tiny_folder: Path, tmp_path: Path, monkeypat
     both = [*arguments, "ddpo", *own, *other]
     one, two = tmp_path / "one", tmp_path / "two"
     assert run_benchmark.main([*both, "--out", str(one)]) == 0
-    monkeypatch.setattr(harness, "CHECKPOINT_EVERY", 0.0)
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 0.0)
     cls = registry.methods.get("alignprop")
     step = cls.step
 

@@ -12,13 +12,15 @@ from torch import Tensor
 
 import analysis.report
 import run_benchmark
-from benchmarks import finite, harness, registry
+from benchmarks import registry
 from benchmarks.api import Reward, StepResult, UserError
-from benchmarks.compare import specs
-from benchmarks.finite import Guard, NotFinite
-from benchmarks.ledger import Ledger
+from benchmarks.compute.ledger import Ledger
+from benchmarks.experiments.cells import specs
+from benchmarks.harness import guard as guarding
+from benchmarks.harness import loop
+from benchmarks.harness.guard import Guard, NotFinite
 from benchmarks.optim import AdamW, Optimizer
-from benchmarks.store import Cell
+from benchmarks.records.cell import Cell
 from methods.refl import ReFL
 
 
@@ -76,12 +78,12 @@ def test_an_update_that_is_not_finite_is_left_out():
 def test_too_many_name_step_prompt_and_reward():
     watched = guard([float("-inf")])
     result = StepResult(reward=0.0, loss=0.0, grad_norm=1.0)
-    for step in range(finite.LIMIT):
+    for step in range(guarding.LIMIT):
         watched.reward(torch.ones(1, 1, 1, 1), ["cat"])
         watched.check(step, result)
     watched.reward(torch.ones(1, 1, 1, 1), ["dog"])
     with pytest.raises(NotFinite, match=r"step 20: reward 'toy' of prompt 'dog' is -inf; 21 skip"):
-        watched.check(finite.LIMIT, result)
+        watched.check(guarding.LIMIT, result)
 
 
 class Broken(Reward):
@@ -145,7 +147,7 @@ def test_whatever_a_cell_raises_the_others_go_on(error, arguments, tmp_path, mon
 
 def test_a_full_disk(arguments, tmp_path, monkeypatch, capsys):
     """Files may not grow beyond 8 kB: the checkpoint fails; with room again, the run goes on."""
-    monkeypatch.setattr(harness, "CHECKPOINT_EVERY", 0.0)
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 0.0)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
     try:
@@ -174,6 +176,6 @@ def test_a_cell_that_another_process_finishes_is_not_started_over(tmp_path, monk
         claim(cell)
 
     monkeypatch.setattr(Cell, "_claim", late)
-    monkeypatch.delattr(harness, "Run")  # what would start over
-    path = harness.Harness(tmp_path, torch.device("cpu")).run(spec)
+    monkeypatch.delattr(loop, "Run")  # what would start over
+    path = loop.Harness(tmp_path, torch.device("cpu")).run(spec)
     assert {p.name for p in path.iterdir()} == {"done", "lock"}

@@ -15,10 +15,11 @@ import pytest
 
 import analysis.report
 import run_benchmark
-from benchmarks import harness, interrupt, registry
+from benchmarks import registry
 from benchmarks.api import StepResult, UserError
 from benchmarks.backbone.lora_sd import LoraSD
-from benchmarks.store import Cell
+from benchmarks.harness import interrupt, loop
+from benchmarks.records.cell import Cell
 
 ARGUMENTS = [
     *("--budget", "steps=6", "--alignprop.batch-size", "2", "--alignprop.micro-batch", "2"),
@@ -78,7 +79,7 @@ def uninterrupted(timed) -> dict[str, object]:
 
 def only_cells(patch: pytest.MonkeyPatch) -> None:
     """Checkpoints after every step, and no report."""
-    patch.setattr(harness, "CHECKPOINT_EVERY", 0.0)
+    patch.setattr(loop, "CHECKPOINT_EVERY", 0.0)
     patch.setattr(analysis.report, "write_report", lambda out: "")
 
 

@@ -10,11 +10,13 @@ from diffusers import StableDiffusionPipeline
 
 import analysis.report
 import run_benchmark
-from benchmarks import checkpoint, registry, soup
+from benchmarks import registry
 from benchmarks.api import UserError
 from benchmarks.backbone.lora_sd import LoraSD
-from benchmarks.ledger import Ledger
-from benchmarks.store import Cell
+from benchmarks.compute.ledger import Ledger
+from benchmarks.experiments import soup
+from benchmarks.records import checkpoint
+from benchmarks.records.cell import Cell
 from methods.refl import ReFL
 
 

@@ -135,10 +135,10 @@ def test_interrupted_jobs_go_on_and_a_failing_one_cancels_nobody(
     plugin, out, whole = tmp_path / "plugin.py", tmp_path / "runs", tmp_path / "whole"
     plugin.write_text(
         "import time\n"
-        "import benchmarks.harness\n"
+        "import benchmarks.harness.loop\n"
         "from methods.refl import ReFL\n"
         "from methods import register_method\n"
-        "benchmarks.harness.CHECKPOINT_EVERY = 0.0\n"
+        "benchmarks.harness.loop.CHECKPOINT_EVERY = 0.0\n"
         "step = ReFL.step\n"
         "def slowly(self, number):\n"
         "    time.sleep(0.5)\n"

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import checkpoint, contract, distributed, optim, registry
+from benchmarks import distributed, optim, registry
 from benchmarks.backbone.lora_sd import LoraSD
-from benchmarks.ledger import Ledger
+from benchmarks.compute.ledger import Ledger
+from benchmarks.conformance import contract
+from benchmarks.records import checkpoint
 
 
 def measure(folder: Path) -> dict[str, dict]:

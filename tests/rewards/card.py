@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.backbone import emoji
-from benchmarks.backbone.emoji.quality import GRID_PROMPTS
+from benchmarks import emoji
+from benchmarks.emoji.quality import GRID_PROMPTS
 
 PROMPTS = [prompt for prompt in GRID_PROMPTS for _ in range(2)]
 

@@ -6,8 +6,8 @@ import torch
 from PIL import Image, ImageDraw
 
 from benchmarks.api import UserError
-from benchmarks.backbone.emoji import data, vision
-from benchmarks.backbone.emoji.build import WEIGHTS
+from benchmarks.emoji import data, vision
+from benchmarks.emoji.build import WEIGHTS
 from rewards import objects
 
 

@@ -11,7 +11,7 @@ from diffusers.models.attention_processor import Attention as AttentionLayer
 from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor
 
-from benchmarks.backbone.half import HALF
+from benchmarks.backbone.fp16_range import HALF
 from benchmarks.backbone.kernels.lora import joins, side_by_side
 from benchmarks.backbone.kernels.trajectory import kept
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.backbone.half import HALF
+from benchmarks.backbone.fp16_range import HALF
 from benchmarks.backbone.kernels.packed import remembered
 
 

@@ -1,0 +1,157 @@
+"""``python -m benchmarks.commands.reference`` writes ``docs/reference.md`` from the code.
+
+Everything in it is said in the code, once; the test that holds it current runs ``text``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import run_benchmark
+from benchmarks import api, config, registry, streams
+from benchmarks.backbone import ddim, lora_sd
+from benchmarks.cli import meanings
+from benchmarks.experiments import checkpoints
+from benchmarks.forecast import forecast
+
+FILE = registry.ROOT / "docs" / "reference.md"
+#: What a method or a reward is written against.
+INTERFACE = (
+    api.Method,
+    api.StepResult,
+    api.Context,
+    lora_sd.LoraSD,
+    ddim.Chain,
+    streams.Streams,
+    api.Reward,
+    config.Task,
+    config.Backbone,
+)
+
+
+def text() -> str:
+    """The whole page."""
+    parts = [
+        "# Reference",
+        "Written by `python -m benchmarks.commands.reference` from docstrings and configurations.",
+        "## Options",
+        _options(run_benchmark.Options),
+        "### evaluate",
+        _options(checkpoints.Options),
+        "### plan",
+        _options(forecast.Options),
+        "## Methods",
+        "The default is the method's own, for Stable Diffusion v1.5; the last column is what the "
+        "embedded model's preset sets. An option is written `--METHOD.OPTION`, in a TOML file "
+        "`OPTION = VALUE` in the table `[METHOD]`.",
+        *_methods(),
+        "## Rewards",
+        _rewards(),
+        "## Backbones",
+        _listed(registry.backbones),
+        "## Tasks",
+        _listed(registry.tasks),
+        "## Interface",
+        *(_interface(cls) for cls in INTERFACE),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(
+        f"| {' | '.join(c.replace('|', chr(92) + '|') for c in row)} |" for row in lines
+    )
+
+
+def _options(cls: Any) -> str:
+    said = meanings(cls)
+    rows = []
+    for entry in dataclasses.fields(cls):
+        default = entry.default
+        shown = " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+        name = entry.name.upper() if entry.name == "checkpoints" else f"--{entry.name}"
+        shown = f"`{shown}`" if shown and default is not None else ""
+        rows.append([f"`{name.replace('_', '-')}`", said[entry.name], shown])
+    return _table(["option", "meaning", "default"], rows)
+
+
+def _methods() -> Iterator[str]:
+    preset = config.load_preset("emoji")
+    for name in registry.methods.names():
+        cls = registry.methods.get(name)
+        if name in registry.methods.variants:
+            yield f"### {name}\n\n{registry.methods.abouts[name]}."
+            continue
+        small = config.flat(preset.get(name, {}))
+        rows = [
+            [
+                f"`{option}`",
+                kind,
+                text,
+                f"`{default}`",
+                f"`{small[option]}`" if option in small else "",
+            ]
+            for option, kind, text, default in _fields(cls.Config())
+        ]
+        head = ["option", "type", "meaning and source", "default", "embedded model"]
+        about = f"{cls.__doc__.splitlines()[0]} Needs: {', '.join(sorted(cls.needs))}."
+        yield f"### {name}\n\n{about} `{cls.__module__}`\n\n{_table(head, rows)}"
+
+
+def _fields(settings: Any, prefix: str = "", note: str = "") -> Iterator[tuple[str, str, str, Any]]:
+    kinds, said = typing.get_type_hints(type(settings)), meanings(type(settings))
+    for entry in dataclasses.fields(settings):
+        value = getattr(settings, entry.name)
+        if dataclasses.is_dataclass(value):
+            yield from _fields(value, f"{prefix}{entry.name}.", said[entry.name])
+        else:
+            text = f"{said[entry.name]} {note}".strip()
+            yield prefix + entry.name, _kind(kinds[entry.name]), text, value
+
+
+def _kind(kind: Any) -> str:
+    if typing.get_origin(kind) is typing.Literal:
+        return ", ".join(map(str, typing.get_args(kind)))
+    return kind.__name__ if isinstance(kind, type) else str(kind)
+
+
+def _rewards() -> str:
+    rows = []
+    for name in registry.rewards.names():
+        cls = registry.rewards.get(name)
+        gradient = "yes" if cls.differentiable else f"no; stand-in: {cls.stand_in or 'none'}"
+        rows.append([f"`{name}`", registry.rewards.abouts[name], cls.unit, gradient, cls.reference])
+    return _table(["name", "meaning", "unit", "gradient", "reference"], rows)
+
+
+def _listed(known: registry.Registry) -> str:
+    rows = [[f"`{n}`", known.abouts[n], f"`{known.origins[n]}`"] for n in known.names()]
+    return _table(["name", "what", "where"], rows)
+
+
+def _interface(cls: Any) -> str:
+    lines = [f"### {cls.__name__}", f"`{cls.__module__}`. {inspect.getdoc(cls)}"]
+    members: Mapping[str, Any] = vars(cls)
+    rows = []
+    for name, member in members.items():
+        member = getattr(member, "__func__", member)
+        said = inspect.getdoc(getattr(member, "fget", member))
+        if (name.startswith("_") and name != "__call__") or not said:
+            continue
+        if inspect.isfunction(member):
+            names = [p for p in inspect.signature(member).parameters if p not in ("self", "cls")]
+            rows.append([f"`{name}({', '.join(names)})`", " ".join(said.split())])
+        elif isinstance(member, property):
+            rows.append([f"`{name}`", " ".join(said.split())])
+    if rows:
+        lines.append(_table(["member", "what"], rows))
+    return "\n\n".join(lines)
+
+
+if __name__ == "__main__":
+    FILE.write_text(text(), "utf-8")

@@ -1,0 +1,1 @@
+"""Is my method right?"""

@@ -1,0 +1,272 @@
+"""Evaluate LoRA checkpoints, their mixes, or the base model.
+
+    run_benchmark.py evaluate                                 the base model
+    run_benchmark.py evaluate CHECKPOINT...                   it, then each checkpoint
+    run_benchmark.py evaluate CHECKPOINT... --mix 0.5 0.5     a soup of all of them
+    run_benchmark.py evaluate ONE [OTHER] --sweep 5           from the base (or ONE) to ONE (OTHER)
+    run_benchmark.py evaluate CHECKPOINT --parts 4            early or late sampling steps only
+
+A CHECKPOINT is a cell, a folder, or a .safetensors file of a U-Net LoRA as diffusers loads it. All
+pictures start from the noise of the runs' own evaluations. Each evaluation leaves a directory in
+--out with its records and pictures, which the report draws.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import tyro
+from torch import Tensor
+
+from benchmarks import registry
+from benchmarks.api import UserError
+from benchmarks.backbone.lora_sd import LoraSD, default_precision
+from benchmarks.cli import cli
+from benchmarks.compute.ledger import Ledger
+from benchmarks.config import Task, load_preset, load_task
+from benchmarks.distributed import start
+from benchmarks.experiments import soup
+from benchmarks.harness.evaluate import calibrate, evaluate, pictures
+from benchmarks.harness.loop import reported
+from benchmarks.records.cell import save_pictures, write_json
+
+
+@tyro.conf.configure(tyro.conf.DisallowNone)
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to evaluate, and on what."""
+
+    checkpoints: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Cells, folders or .safetensors files; none: the base model alone."""
+    mix: tuple[float, ...] = ()
+    """One coefficient per checkpoint: evaluate the mix of their products B A."""
+    sweep: int = 0
+    """Evaluate this many even mixes, ends included, of two checkpoints or of one and the base."""
+    parts: int = 0
+    """Use the LoRA matrices only in the first, and only in the last, k of so many parts of the
+    chain, for every k (the paper's early/late experiment)."""
+    prompts: tuple[str, ...] = ()
+    """Prompts, or one text file with a prompt per line. Default: the task's two splits."""
+    images: int = 4
+    """Pictures per prompt of --prompts."""
+    task: str | None = None
+    """Default: the first checkpoint's, or animals."""
+    reward: str | None = None
+    """Default: the first checkpoint's, or jpeg."""
+    held_out: tuple[str, ...] | None = None
+    """Rewards that are only reported. Default: the first checkpoint's, or the task's."""
+    backbone: str | None = None
+    """Default: the first checkpoint's, or emoji."""
+    out: Path = Path("runs")
+    """Where the evaluation's directory goes."""
+    plugin: tuple[Path, ...] = ()
+    """Python files that register rewards. They are run."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Weights to evaluate: coefficients of the checkpoints, in a part of the chain."""
+
+    name: str
+    coefficients: tuple[float, ...]
+    part: tuple[float, float] = (0.0, 1.0)
+
+
+def parse(arguments: list[str]) -> Options:
+    """The command line. Raises UserError."""
+    options: Options = cli(
+        Options, args=arguments, prog="run_benchmark.py evaluate", description=__doc__
+    )
+    return options
+
+
+def candidates(options: Options) -> list[Candidate]:
+    """What to evaluate after the base model. Raises UserError for what does not go together."""
+    count = len(options.checkpoints)
+    if sum(map(bool, (options.mix, options.sweep, options.parts))) > 1:
+        raise UserError("evaluate: give one of --mix, --sweep and --parts")
+    if options.mix and len(options.mix) != count:
+        raise UserError(f"--mix: {len(options.mix)} coefficients for {count} checkpoints")
+    if options.sweep and (count not in (1, 2) or options.sweep < 2):
+        raise UserError("--sweep: give one or two checkpoints, and at least 2 mixes")
+    if options.parts and (count != 1 or options.parts < 2):
+        raise UserError("--parts: give one checkpoint, and at least 2 parts")
+    if options.mix:
+        return [Candidate("mix", options.mix)]
+    if options.sweep:
+        shares = [i / (options.sweep - 1) for i in range(options.sweep)]
+        return [Candidate(f"{c:.3g}", (c,) if count == 1 else (1 - c, c)) for c in shares]
+    if options.parts:
+        shares = [i / options.parts for i in range(1, options.parts)]
+        first = [Candidate(f"first {c:.0%}", (1.0,), (0.0, c)) for c in shares]
+        last = [Candidate(f"last {1 - c:.0%}", (1.0,), (c, 1.0)) for c in shares]
+        return [*first, *last, Candidate("whole chain", (1.0,))]
+    units = [tuple(float(i == k) for i in range(count)) for k in range(count)]
+    names = [str(path) for path in options.checkpoints]
+    return [Candidate(name, unit) for name, unit in zip(names, units, strict=True)]
+
+
+def describe(options: Options, chosen: list[Candidate]) -> dict[str, Any]:
+    """What identifies the evaluation; its hash names the directory."""
+    cells = [_cell(path) for path in options.checkpoints]
+    first: dict[str, Any] = cells[0] if cells else {}
+    backbone = options.backbone or first.get("backbone", "emoji")
+    reward = options.reward or first.get("reward", "jpeg")
+    own = first.get("prompts") if options.task is None else None
+    task = _recorded(own) if own else load_task(options.task or load_preset(backbone)["task"])
+    if options.held_out is not None:
+        task = dataclasses.replace(task, held_out=options.held_out)
+    splits = {"prompts": _own_prompts(options)} if options.prompts else task.evaluation_prompts()
+    names = reported(reward, task)
+    return {
+        "kind": next((k for k in ("mix", "sweep", "parts") if getattr(options, k)), "checkpoints"),
+        "checkpoints": [
+            {"path": str(path), "sha256": _digest(path), "method": cell.get("method")}
+            | {"seed": cell.get("seed"), "reward": cell.get("reward")}
+            for path, cell in zip(options.checkpoints, cells, strict=True)
+        ],
+        "candidates": [
+            {"name": c.name, "coefficients": c.coefficients, "part": c.part} for c in chosen
+        ],
+        "task": None if options.prompts else task.name,
+        "reward": reward,
+        "reported": names,
+        "units": {n: registry.rewards.get(n).unit for n in names},
+        "backbone": backbone,
+        "prompts": splits,
+        "calibration": task.evaluation_prompts()["train"],
+        "evaluation": load_preset(backbone)["evaluation"],
+    }
+
+
+def _cell(path: Path) -> dict[str, Any]:
+    """The cell a checkpoint belongs to, if it does."""
+    file = soup.weights_file(path).parent / "cell.json"
+    try:
+        return dict(json.loads(file.read_text("utf-8"))) if file.is_file() else {}
+    except ValueError as error:
+        raise UserError(f"{file}: not JSON ({error})") from error
+
+
+def _recorded(prompts: dict[str, Any]) -> Task:
+    """The task of a ``cell.json``, also where its file is no longer there."""
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in prompts.items()}
+    try:
+        return Task(**values)
+    except TypeError as error:
+        raise UserError(f"cell.json: its prompts are no task ({error}); give --task") from error
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(soup.weights_file(path).read_bytes()).hexdigest()
+
+
+def _own_prompts(options: Options) -> list[str]:
+    prompts = list(options.prompts)
+    if len(prompts) == 1 and prompts[0].endswith(".txt"):
+        try:
+            prompts = Path(prompts[0]).read_text("utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"--prompts {prompts[0]}: cannot be read ({error})") from error
+    prompts = [prompt for prompt in prompts if prompt.strip()]
+    if not prompts or options.images < 1:
+        raise UserError("--prompts: give at least one prompt, and at least one picture for each")
+    return [prompt for prompt in dict.fromkeys(prompts) for _ in range(options.images)]
+
+
+def records(
+    description: dict[str, Any], paths: tuple[Path, ...], chosen: list[Candidate], folder: Path
+) -> Iterator[dict[str, Any]]:
+    """Evaluate the base model and each candidate; a record per split, pictures in ``folder``."""
+    states = [soup.read(path) for path in paths]
+    size = sum(map(soup.rank, states)) or 1
+    device = start()
+    model = LoraSD.load(
+        description["backbone"], Ledger(), precision=default_precision(), rank=size, device=device
+    )
+    first = model.lora_state()
+    for path, state in zip(paths, states, strict=True):
+        wrong = [k for k in state if k not in first or _side(k, state[k]) != _side(k, first[k])]
+        if wrong:
+            raise UserError(f"{path}: {wrong[0]} does not fit backbone {description['backbone']!r}")
+    scorers = {name: registry.rewards.get(name)(device) for name in description["reported"]}
+    settings = description["evaluation"]
+    space = registry.rewards.get(settings["features"])(device)
+    shown, steps, guidance = (
+        description["calibration"],
+        settings["sampling_steps"],
+        settings["guidance"],
+    )
+    with model.ledger.paused():
+        calibrate(scorers, shown, lambda: pictures(model, shown, steps, guidance).to(device))
+    base: dict[str, Tensor] = {}
+    for number, candidate in enumerate([Candidate("base model", ()), *chosen]):
+        model.load_lora_state(
+            soup.mix(states, candidate.coefficients, size) if candidate.coefficients else first
+        )
+        results = evaluate(
+            model, description["prompts"], scorers, space, settings, base or None, candidate.part
+        )
+        base = base or {result.split: result.features for result in results}
+        for result in results:
+            save_pictures(folder / "images" / result.split / f"{number:06d}", result.images)
+            head = {"candidate": number, "name": candidate.name, "part": candidate.part}
+            yield head | {"coefficients": candidate.coefficients} | result.record
+
+
+def _side(key: str, matrix: Tensor) -> int:
+    """The side of a LoRA matrix that is not its rank."""
+    return matrix.shape[1] if key.endswith(soup.A) else matrix.shape[0]
+
+
+def main(arguments: list[str]) -> int:
+    """Evaluate unless the same evaluation is there already, and print it."""
+    options = parse(arguments)
+    for plugin in options.plugin:
+        registry.load_plugin(plugin)
+    folder = run(options)
+    lines = (folder / "evals.jsonl").read_text("utf-8").splitlines()
+    print(_table([json.loads(line) for line in lines]))
+    print(f"\nRecords and pictures: {folder}{os.sep}")
+    return 0
+
+
+def run(options: Options, folder: Path | None = None) -> Path:
+    """Evaluate unless it is there already; ``folder``, or the one named by what is evaluated.
+
+    Raises UserError for what cannot be evaluated.
+    """
+    chosen = candidates(options)
+    description = describe(options, chosen)
+    if folder is None:
+        digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:8]
+        folder = options.out / f"evaluate-{description['kind']}-{digest}"
+    if not (folder / "evaluation.json").is_file():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--out {options.out}: cannot be written ({error.strerror})") from error
+        rows = list(records(description, options.checkpoints, chosen, folder))
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / "evals.jsonl").write_text(text, "utf-8")
+        write_json(folder / "evaluation.json", description)
+    return folder
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    measures = ("diversity", "vendi", "drift", "collapse")
+    flat = [
+        {"": row["name"], "split": row["split"]}
+        | row["rewards"]
+        | {measure: row[measure] for measure in measures}
+        for row in rows
+    ]
+    return str(pd.DataFrame(flat).to_string(index=False, float_format=lambda x: f"{x:.4f}"))

@@ -1,0 +1,1 @@
+"""What it would cost, found without weights."""

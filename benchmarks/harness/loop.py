@@ -1,0 +1,347 @@
+"""The loop around a method: the clock, the budget, evaluation times and records."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from benchmarks import registry
+from benchmarks.api import Context, Method, Reward, StepResult, UserError
+from benchmarks.backbone.checkpointing import Plan
+from benchmarks.backbone.lora_sd import LoraSD
+from benchmarks.compute.ledger import Ledger
+from benchmarks.config import RULES, Budget, Memory, Precision, Task
+from benchmarks.distributed import from_first, rank, start
+from benchmarks.forecast.forecast import choose
+from benchmarks.harness import interrupt
+from benchmarks.harness.evaluate import Evaluation, calibrate, evaluate, pictures
+from benchmarks.harness.guard import Guard
+from benchmarks.records import tracking
+from benchmarks.records.cell import Cell, write_json
+from benchmarks.records.circumstances import facts
+from benchmarks.streams import Streams
+
+#: Shares of the budget at which every method is evaluated; evenly spaced in the logarithm after the
+#: base model, whose turn comes after the first step: what fails in it fails at once.
+FRACTIONS = (0.0, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+#: So many pictures per split are kept of the evaluations between the first and the last.
+BETWEEN = 16
+#: At most this much work is lost when a run is killed. Seconds.
+CHECKPOINT_EVERY = 30.0
+
+Found = TypeVar("Found")
+Progress = Callable[[float, str], None]  # share of the budget used, what to say
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """One cell: a method with its configuration on a task, with a reward, seed and budget."""
+
+    method: str
+    config: Any
+    task: Task
+    reward: str
+    backbone: str
+    seed: int
+    budget: Budget
+    evaluation: Mapping[str, Any]
+    rank: int = 4
+    precision: Precision
+    memory: Memory = "auto"
+    compile: bool = False
+    sources: Mapping[str, str] = field(default_factory=dict)  # of the values; outside the hash
+
+    @property
+    def train_reward(self) -> str:
+        """The reward the method optimises: a gradient method gets the differentiable stand-in.
+
+        Raises UserError if it needs a gradient and there is none.
+        """
+        needs = registry.methods.get(self.method).needs
+        reward = registry.rewards.get(self.reward)
+        if "reward_grad" not in needs or reward.differentiable:
+            return self.reward
+        stand_in: str | None = reward.stand_in
+        if stand_in is None:
+            usable = [n for n in registry.rewards.names() if _differentiable(n)]
+            raise UserError(
+                f"method {self.method!r} needs the gradient of the reward, and {self.reward!r} is "
+                f"a black box; use one of {', '.join(usable)}"
+            )
+        return stand_in
+
+    @property
+    def reported(self) -> list[str]:
+        """The rewards in every evaluation of this cell."""
+        return reported(self.reward, self.task)
+
+    def description(self) -> dict[str, Any]:
+        """What identifies the cell, for ``cell.json`` and its hash."""
+        return {
+            "rules": RULES,
+            "method": self.method,
+            "task": self.task.name,
+            "reward": self.reward,
+            "train_reward": self.train_reward,
+            "reported": self.reported,
+            "units": {n: registry.rewards.get(n).unit for n in self.reported},
+            "details": {n: registry.rewards.get(n).recorded for n in self.reported},
+            "backbone": self.backbone,
+            "seed": self.seed,
+            "budget": dataclasses.asdict(self.budget),
+            "config": dataclasses.asdict(self.config),
+            "evaluation": dict(self.evaluation),
+            "rank": self.rank,
+            "memory": self.memory,
+            "precision": self.precision,
+            "prompts": dataclasses.asdict(self.task),
+            "versions": {n: version(n) for n in ("torch", "diffusers", "peft", "transformers")},
+            "machine": platform.machine(),
+        } | ({"compile": True} if self.compile else {})
+
+
+def reported(reward: str, task: Task) -> list[str]:
+    """The rewards in every evaluation: the task's own, its stand-in, the held-out ones."""
+    stand_in = registry.rewards.get(reward).stand_in
+    return list(dict.fromkeys([reward, *([stand_in] if stand_in else []), *task.held_out]))
+
+
+def _differentiable(name: str) -> bool:
+    return bool(registry.rewards.get(name).differentiable)
+
+
+def peak_memory(device: torch.device) -> dict[str, int]:
+    """Most bytes allocated on the device so far; nothing on a CPU, which does not count them."""
+    cuda = device.type == "cuda"
+    return {"peak_bytes": torch.cuda.max_memory_allocated(device)} if cuda else {}
+
+
+@dataclass
+class Snapshot:
+    """A state that may be evaluated: LoRA weights and the counters when it was reached."""
+
+    step: int
+    weights: dict[str, Tensor]
+    totals: dict[str, float]
+
+
+class Harness:
+    """Runs cells; base-model evaluations are shared between cells that agree on them."""
+
+    def __init__(
+        self, out: Path, device: torch.device | None = None, track: tracking.Name | None = None
+    ) -> None:
+        self.out, self.device, self.track = out, device or start(), track
+        self._base: dict[str, Any] = {}
+
+    def run(self, spec: Spec, progress: Progress = lambda share, text: None) -> Path:
+        """Run one cell unless it is done; returns its directory."""
+        around = {"sources": dict(spec.sources), **facts(self.device)}
+        cell = Cell(self.out, spec.description(), around, self.track)
+        with cell.claimed():
+            if cell.done:
+                return cell.path
+            try:
+                if self.device.type == "cuda":
+                    torch.cuda.reset_peak_memory_stats(self.device)
+                Run(self, spec, cell, progress).train()
+            except Exception as error:
+                interrupt.check()
+                cell.fail(error)
+                raise
+            cell.finish()
+        return cell.path
+
+    def base(self, key: str, measure: Callable[[], Found]) -> Found:
+        """What there is to know of the base model, measured once per distinct key."""
+        if key not in self._base:
+            self._base[key] = measure()
+        found: Found = self._base[key]
+        return found
+
+
+class Run:
+    """One cell in progress."""
+
+    def __init__(self, harness: Harness, spec: Spec, cell: Cell, progress: Progress) -> None:
+        self.harness, self.spec, self.cell, self.progress = harness, spec, cell, progress
+        self.ledger = Ledger()
+        self.backbone = LoraSD.load(
+            spec.backbone,
+            self.ledger,
+            precision=spec.precision,
+            rank=spec.rank,
+            seed=spec.seed,
+            device=harness.device,
+            compile=spec.compile,
+        )
+        self.rewards: dict[str, Reward] = {
+            name: registry.rewards.get(name)(harness.device) for name in spec.reported
+        }
+        space = spec.evaluation["features"]
+        self.space = self.rewards.get(space) or registry.rewards.get(space)(harness.device)
+        self.base_features: dict[str, Tensor] = {}  # by split, on the evaluation's noise
+        self.normalisers = self._calibrate()
+        train = self.rewards[spec.train_reward]
+        self._price_reward(train)
+        self.streams = Streams(spec.seed)
+        self.guard = Guard(self.ledger, spec.train_reward, self.ledger.counted(train))
+        context = Context(
+            backbone=self.backbone,
+            reward=self.guard.reward,
+            prompts=self._prompts,
+            streams=self.streams,
+        )
+        method_class = registry.methods.get(spec.method)
+        self.method: Method = method_class(spec.config, context)
+        self._evaluated: dict[int, list[Evaluation]] = {}
+
+    def _calibrate(self) -> dict[str, Any]:
+        prompts, settings = self.spec.task.evaluation_prompts()["train"], self.spec.evaluation
+        steps, guidance = settings["sampling_steps"], settings["guidance"]
+
+        def measure() -> Tensor:
+            with self.ledger.paused():
+                return pictures(self.backbone, prompts, steps, guidance)
+
+        def draw() -> Tensor:
+            shown = self.harness.base(f"pictures {self._base_key()}", measure)
+            return shown.to(self.harness.device)
+
+        return calibrate(self.rewards, prompts, draw)
+
+    def _price_reward(self, reward: Reward) -> None:
+        with torch.no_grad(), self.ledger.paused():
+            images = self.backbone.decode(
+                torch.zeros(1, *self.backbone.latent_shape, device=self.harness.device)
+            )
+        images.requires_grad_(reward.differentiable)
+        prompt = [self.spec.task.train[0]]
+        reward(images, prompt)  # loads its weights
+        self.ledger.price("reward", lambda: reward(images, prompt))
+
+    def _prompts(self, step: int, count: int) -> list[str]:
+        if count < 1:
+            raise UserError(f"a step of {count} samples: the batch size must be at least 1")
+        prompts = self.spec.task.train
+        chosen = (self.streams.integer("prompt", step, 0, len(prompts), i) for i in range(count))
+        return [prompts[i] for i in chosen]
+
+    def train(self) -> None:
+        """Step until the budget is spent; evaluate the last state that fits each share of it."""
+        budget, (state, pending) = self.spec.budget, self._start()
+        if self.normalisers and rank() == 0:
+            write_json(self.cell.path / "normalisers.json", self.normalisers)
+        saved = time.monotonic()
+        while pending:
+            interrupt.check()
+            self.cell.step = state.step
+            with self.ledger.together(), self.ledger.clock(self.harness.device):
+                result = self.method.step(state.step)
+            self.guard.check(state.step, result)
+            peak = peak_memory(self.harness.device)
+            self.ledger.optimizer_steps += 1
+            before, state = state, self._snapshot(state.step + 1)
+            spent = self.ledger.spent(budget.kind) / budget.amount
+            if spent <= 1:
+                record = _numbers(result) | state.totals | peak
+                self.cell.append("steps", {"step": state.step} | record)
+                self.progress(spent, f"reward {result.reward:.4g}")
+            while pending and spent >= pending[0]:
+                exact = spent == pending[0] > 0  # a first step without cost is no base model
+                self._evaluate(state if exact else before, pending.pop(0))
+            if spent > 1:
+                state = before  # the step that did not fit never happened
+                break
+            if rank() == 0 and time.monotonic() - saved >= CHECKPOINT_EVERY:
+                self._save(state, pending)
+                saved = time.monotonic()
+        self.backbone.load_lora_state(state.weights)
+        if rank() == 0:
+            self.backbone.save_lora(self.cell.path, state.weights)
+
+    def _start(self) -> tuple[Snapshot, list[float]]:
+        """The first state and all shares of the budget, or those of the last checkpoint."""
+        saved = self.cell.begin()
+        self.backbone.use(saved["memory"] if saved else self._memory())
+        if saved is None:
+            return self._snapshot(0), list(FRACTIONS)
+        self.ledger.load_state_dict(saved["ledger"])
+        self.backbone.load_lora_state(saved["lora"])
+        self.method.load_state_dict(saved["method"])
+        self.guard.neutral = saved["neutral"]
+        self.base_features = saved["base_features"]
+        return self._snapshot(saved["step"]), saved["pending"]
+
+    def _memory(self) -> Plan:
+        spec, device = self.spec, self.harness.device
+        if spec.memory != "auto":
+            return spec.memory
+        return from_first(
+            lambda: choose(
+                spec.method, spec.config, spec.backbone, spec.precision, device, spec.rank
+            )
+        )
+
+    def _save(self, state: Snapshot, pending: list[float]) -> None:
+        self.cell.checkpoint(
+            state.step,
+            {
+                "step": state.step,
+                "pending": pending,
+                "memory": self.backbone.memory,
+                "lora": state.weights,
+                "method": self.method.state_dict(),
+                "ledger": self.ledger.state_dict(),
+                "neutral": self.guard.neutral,
+                "base_features": self.base_features,
+            },
+        )
+
+    def _snapshot(self, step: int) -> Snapshot:
+        return Snapshot(step, self.backbone.lora_state(), self.ledger.totals())
+
+    def _evaluate(self, state: Snapshot, fraction: float) -> None:
+        spec = self.spec
+
+        def measure() -> list[Evaluation]:
+            prompts = spec.task.evaluation_prompts()
+            base = self.base_features if state.step else None
+            return evaluate(self.backbone, prompts, self.rewards, self.space, spec.evaluation, base)
+
+        if state.step not in self._evaluated:
+            now = self.backbone.lora_state()
+            self.backbone.load_lora_state(state.weights)
+            self._evaluated[state.step] = (
+                measure() if state.step else self.harness.base(self._base_key(), measure)
+            )
+            self.backbone.load_lora_state(now)
+        if state.step == 0:
+            self.base_features = {r.split: r.features for r in self._evaluated[0]}
+        for result in self._evaluated[state.step]:
+            ends = state.step == 0 or fraction == 1.0
+            images = result.images if ends else result.images[:BETWEEN]
+            self.cell.save_images(result.split, state.step, images)
+            head = {"step": state.step, "fraction": fraction}
+            self.cell.append("evals", head | state.totals | result.record)
+
+    def _base_key(self) -> str:
+        spec = self.spec
+        model = (spec.backbone, spec.precision)
+        return repr((model, spec.task, sorted(spec.reported), dict(spec.evaluation)))
+
+
+def _numbers(result: StepResult) -> dict[str, float | None]:
+    """For the record: what is not finite has no number in JSON."""
+    numbers = {"reward": result.reward, "loss": result.loss, "grad_norm": result.grad_norm}
+    return {k: v if math.isfinite(v) else None for k, v in (numbers | dict(result.extra)).items()}

@@ -1,0 +1,221 @@
+"""Every registered method keeps the contract; the contract catches methods that do not."""
+
+from dataclasses import dataclass, field
+from unittest.mock import patch
+
+import pytest
+import torch
+
+from benchmarks import registry
+from benchmarks.api import StepResult, UserError
+from benchmarks.conformance import contract, learns
+from benchmarks.conformance.learns import Trial
+from methods import refl
+from methods.refl import ReFL
+from methods.rwr import RWR
+
+pytestmark = pytest.mark.usefixtures("tiny_contract")
+
+
+@pytest.mark.parametrize("check", contract.CHECKS)
+@pytest.mark.parametrize("name", registry.methods.names())
+def test_every_method(name: str, check: str):
+    contract.CHECKS[check](name)
+
+
+#: Regression on a model's own pictures moves slowly: large sets and batches, pictures from as many
+#: sampling steps as the model needs, and eight times the work.
+PATIENT = Trial(
+    changes={
+        "samples_per_round": 256,
+        "updates_per_round": 200,
+        "batch_size": 64,
+        "micro_batch": 64,
+        "sampling_steps": 20,
+        "guidance": 1.0,
+        "beta": 0.15,  # rewards of one prompt's pictures differ by about 10, the preset's by 0.3
+    },
+    stride=3,
+    flops=2.28e13,
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", registry.methods.names())
+def test_every_method_learns_on_the_embedded_model(name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.undo()  # not on the tiny model
+    learns.learns(name, PATIENT if issubclass(registry.methods.get(name), RWR) else None)
+
+
+class ChangesTheBase(ReFL):
+    def step(self, step: int) -> StepResult:
+        with torch.no_grad():
+            self.context.backbone.unet.conv_in.bias += 1e-3
+        return super().step(step)
+
+
+class UsesGlobalRandomness(ReFL):
+    def step(self, step: int) -> StepResult:
+        with torch.no_grad():
+            for parameter in self.optimizer.parameters:
+                parameter += 0.1 * torch.rand(())
+        return super().step(step)
+
+
+class Forgets(ReFL):
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state) -> None:
+        pass
+
+
+class GoesBehindTheBack(ReFL):
+    def step(self, step: int) -> StepResult:
+        backbone = self.context.backbone
+        with torch.no_grad():
+            backbone.unet.forward(
+                torch.zeros(1, *backbone.latent_shape), 0, backbone.encode(["cat"])
+            )
+        return super().step(step)
+
+
+class ClimbsDown(ReFL):
+    def step(self, step: int) -> StepResult:
+        reward = self.context.reward
+        object.__setattr__(self.context, "reward", lambda images, prompts: -reward(images, prompts))
+        result = super().step(step)
+        object.__setattr__(self.context, "reward", reward)
+        return result
+
+
+class HidesItsNeeds(ReFL):
+    needs = frozenset({"reward"})
+
+
+class ClaimsTooMuch(RWR):
+    needs = frozenset({"reward_grad"})
+
+
+class NotFinite(ReFL):
+    def step(self, step: int) -> StepResult:
+        return StepResult(reward=float("nan"), loss=0.0, grad_norm=0.0)
+
+
+class Darkens(ReFL):
+    """Learns the same whatever the reward says."""
+
+    def step(self, step: int) -> StepResult:
+        dark = lambda images, prompts: -100 * images.mean((1, 2, 3))  # noqa: E731
+        object.__setattr__(self.context, "reward", dark)
+        return super().step(step)
+
+
+class KeepsHiddenState(ReFL):
+    def __init__(self, config, context) -> None:
+        super().__init__(config, context)
+        self.passes = 0
+        context.backbone.unet.register_forward_hook(lambda *_: self.saw_a_pass())
+
+    def saw_a_pass(self) -> None:
+        self.passes += 1
+
+    def step(self, step: int) -> StepResult:
+        with torch.no_grad():
+            for parameter in self.optimizer.parameters:
+                parameter += 1e-3 * self.passes
+        return super().step(step)
+
+
+class ErasesItsTraces(ReFL):
+    def step(self, step: int) -> StepResult:
+        result = super().step(step)
+        self.context.backbone.ledger.counts.clear()
+        return result
+
+
+class DoesEverythingInEveryProcess(ReFL):
+    def step(self, step: int) -> StepResult:
+        with patch.object(refl, "parts", lambda items, size: [items]):
+            return super().step(step)
+
+
+class CannotBeSaved(ReFL):
+    def state_dict(self):
+        return {"generator": torch.Generator()}
+
+
+class WantsTheMoon(ReFL):
+    needs = frozenset({"moon"})
+
+
+class IsNotFrozen(ReFL):
+    @dataclass
+    class Config:
+        rate: float = 1.0
+
+
+class HasNoDefault(ReFL):
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        rate: float
+
+
+class DoesNotExplain(ReFL):
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        rate: float = 1.0
+        size: int = 1
+        """samples [ours]"""
+
+
+class HasAFieldThatTomlCannotSay(ReFL):
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        rate: complex = field(default=1, metadata={"help": "how fast [ours]"})
+
+
+def test_it_catches_learning_that_does_not_depend_on_the_reward(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(registry.methods.entries, "broken", Darkens)
+    with pytest.raises(contract.Broken, match="over the control"):
+        learns.learns("broken", Trial(flops=2e8))
+
+
+def test_it_catches_a_wrong_sign(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(registry.methods.entries, "broken", ClimbsDown)
+    with pytest.raises(contract.Broken, match="right sign"):
+        learns.learns("broken", Trial(flops=2e8))
+
+
+@pytest.mark.parametrize(
+    ("cls", "check", "message"),
+    [
+        (IsNotFrozen, "configuration", "frozen=True"),
+        (HasNoDefault, "configuration", "every field of Config needs a default"),
+        (DoesNotExplain, "configuration", "say what rate means"),
+        (HasAFieldThatTomlCannotSay, "configuration", "rate must be complex"),
+        (ChangesTheBase, "only_lora_moves", "a base weight changed"),
+        (NotFinite, "only_lora_moves", "no LoRA matrix changed"),
+        (NotFinite, "two_steps_are_finite", "reward is nan"),
+        (UsesGlobalRandomness, "same_seed_same_result", r"context\.streams"),
+        (Forgets, "resuming_changes_nothing", r"state_dict\(\) misses something"),
+        (CannotBeSaved, "resuming_changes_nothing", "may not hold a Generator"),
+        (KeepsHiddenState, "evaluation_changes_nothing", "keep no hidden state"),
+        (ErasesItsTraces, "a_budget_is_kept", "leave the ledger alone"),
+        (DoesEverythingInEveryProcess, "two_processes_equal_one", "loop over"),
+        (WantsTheMoon, "needs_are_honest", "needs must be"),
+        (GoesBehindTheBack, "ledger_equals_spy", "call the module"),
+        (HidesItsNeeds, "needs_are_honest", "add 'reward_grad'"),
+        (ClaimsTooMuch, "needs_are_honest", "needs should say 'reward'"),
+    ],
+)
+def test_it_catches(cls: type, check: str, message: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(registry.methods.entries, "broken", cls)
+    with pytest.raises((contract.Broken, UserError), match=message):
+        contract.CHECKS[check]("broken")
+
+
+def test_every_check_can_fail():
+    marks = test_it_catches.pytestmark
+    (cases,) = (mark.args[1] for mark in marks if mark.name == "parametrize")
+    assert {check for _, check, _ in cases} == set(contract.CHECKS)
