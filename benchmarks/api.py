@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -16,6 +16,41 @@ if TYPE_CHECKING:
 
 class UserError(Exception):
     """Something the user can mend: printed as one line, without a traceback."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Prompts, splits and how they are evaluated."""
+
+    name: str
+    train: tuple[str, ...]
+    unseen: tuple[str, ...]
+    held_out: tuple[str, ...]
+    train_every: int
+    train_images: int
+    unseen_images: int
+
+    def evaluation_prompts(self) -> dict[str, list[str]]:
+        """Split -> one prompt per picture."""
+        chosen = self.train[:: self.train_every]
+        return {
+            "train": [p for p in chosen for _ in range(self.train_images)],
+            "unseen": [p for p in self.unseen for _ in range(self.unseen_images)],
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A Stable Diffusion, and the settings that suit it.
+
+    ``model`` is a diffusers folder, a hub id, or a function that returns a
+    ``StableDiffusionPipeline``. ``preset`` has ``budget``, ``task``, ``evaluation`` and a table per
+    method; ``name`` is whose preset it is.
+    """
+
+    name: str
+    model: str | Callable[[], Any]
+    preset: Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)

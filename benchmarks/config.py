@@ -10,86 +10,18 @@ import difflib
 import tomllib
 import types
 import typing
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks import registry
-from benchmarks.api import UserError
+from benchmarks.api import Preset, Task, UserError
 
 FOLDER = Path(__file__).parent
 Layer = tuple[Mapping[str, Any], str]
 RULES = 3  # the version of RULES.md
 Precision = Literal["fp32", "bf16", "fp16"]
 Memory = Literal["auto", "store", "step", "unet"]
-#: Kinds of budget, and the counter in the records that each one limits.
-BUDGETS = {
-    "flops": "flops",
-    "queries": "reward_queries",
-    "nfe": "nfe",
-    "steps": "optimizer_steps",
-    "seconds": "seconds",
-}
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How much one cell may spend: floating-point operations, reward queries, denoiser
-    evaluations, optimizer steps or device seconds."""
-
-    kind: str
-    amount: float
-
-    @classmethod
-    def parse(cls, text: str) -> Budget:
-        """``flops=4e13`` and the like; anything else is an error."""
-        kind, _, amount = text.partition("=")
-        try:
-            value = float(amount)
-        except ValueError:
-            value = -1.0
-        if kind not in BUDGETS or not 0 < value < float("inf"):
-            raise UserError(
-                f"--budget {text}: write KIND=AMOUNT with a positive amount and a KIND of "
-                f"{', '.join(BUDGETS)}"
-            )
-        return cls(kind, value)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """Prompts, splits and how they are evaluated."""
-
-    name: str
-    train: tuple[str, ...]
-    unseen: tuple[str, ...]
-    held_out: tuple[str, ...]
-    train_every: int
-    train_images: int
-    unseen_images: int
-
-    def evaluation_prompts(self) -> dict[str, list[str]]:
-        """Split -> one prompt per picture."""
-        chosen = self.train[:: self.train_every]
-        return {
-            "train": [p for p in chosen for _ in range(self.train_images)],
-            "unseen": [p for p in self.unseen for _ in range(self.unseen_images)],
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Backbone:
-    """A Stable Diffusion, and the settings that suit it.
-
-    ``model`` is a diffusers folder, a hub id, or a function that returns a
-    ``StableDiffusionPipeline``. ``preset`` has ``budget``, ``task``, ``evaluation`` and a table per
-    method; ``name`` is whose preset it is.
-    """
-
-    name: str
-    model: str | Callable[[], Any]
-    preset: Mapping[str, Any]
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -150,7 +82,7 @@ def _read_task(path: Path) -> Task:
     return task
 
 
-def load_backbone(name: str) -> Backbone:
+def load_backbone(name: str) -> Preset:
     """A backbone by name, from a TOML file, or any diffusers folder or hub id.
 
     The latter two get the embedded model's preset.
@@ -159,10 +91,10 @@ def load_backbone(name: str) -> Backbone:
     if not own and name not in registry.backbones.names():
         return dataclasses.replace(load_backbone("emoji"), model=name)
     source = Path(name) if own else _named(registry.backbones, name)
-    return source if isinstance(source, Backbone) else _read_backbone(source)
+    return source if isinstance(source, Preset) else _read_backbone(source)
 
 
-def _read_backbone(path: Path) -> Backbone:
+def _read_backbone(path: Path) -> Preset:
     preset = read_toml(path)
     if not isinstance(preset.get("model"), str):
         raise UserError(f"{path}: model must be a diffusers folder or a hub id")
@@ -173,7 +105,7 @@ def _read_backbone(path: Path) -> Backbone:
     if missing:
         raise UserError(f'{path}: missing {", ".join(missing)}; or write like = "sd15"')
     folder = (path.parent / model).resolve()
-    return Backbone(name=path.stem, model=str(folder) if folder.is_dir() else model, preset=preset)
+    return Preset(name=path.stem, model=str(folder) if folder.is_dir() else model, preset=preset)
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from benchmarks.api import Method, UserError
 
 if TYPE_CHECKING:
-    from benchmarks.config import Backbone, Task
+    from benchmarks.api import Preset, Task
 
 ROOT = Path(__file__).parent.parent
 GROUP = "alignprop_bench.plugins"
@@ -195,8 +195,8 @@ def register_reward(name: str) -> Callable[[Thing], Thing]:
 
 def register_backbone(
     name: str,
-) -> Callable[[Callable[[], Backbone | Path]], Callable[[], Backbone | Path]]:
-    """Decorator: a function that returns a ``Backbone``, or the path of its TOML file."""
+) -> Callable[[Callable[[], Preset | Path]], Callable[[], Preset | Path]]:
+    """Decorator: a function that returns a ``Preset``, or the path of its TOML file."""
     return backbones.register(name)
 
 

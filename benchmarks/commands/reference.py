@@ -28,8 +28,8 @@ INTERFACE = (
     ddim.Chain,
     streams.Streams,
     api.Reward,
-    config.Task,
-    config.Backbone,
+    api.Task,
+    api.Preset,
 )
 
 

@@ -25,7 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.api import Reward, RewardFunction
-from benchmarks.config import BUDGETS
+from benchmarks.compute.budget import BUDGETS
 from benchmarks.distributed import exchange
 
 #: What can be counted, with its price in FLOPs per sample in ``Ledger.prices``.

@@ -22,11 +22,12 @@ from accelerate import debug_launcher
 from torch import Tensor
 
 from benchmarks import distributed, registry
-from benchmarks.api import Context, Method, Reward, UserError
+from benchmarks.api import Context, Method, Reward, Task, UserError
 from benchmarks.backbone.lora_sd import LoraSD
 from benchmarks.cli import meanings
+from benchmarks.compute.budget import Budget
 from benchmarks.compute.ledger import KINDS, Ledger
-from benchmarks.config import Budget, Task, load_preset, load_task, method_defaults, override
+from benchmarks.config import load_preset, load_task, method_defaults, override
 from benchmarks.harness.evaluate import pictures
 from benchmarks.harness.loop import Harness, Spec
 from benchmarks.records import checkpoint

@@ -12,13 +12,12 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.api import UserError
+from benchmarks.api import Task, UserError
 from benchmarks.backbone.lora_sd import default_precision
+from benchmarks.compute.budget import Budget
 from benchmarks.config import (
-    Budget,
     Memory,
     Precision,
-    Task,
     load_preset,
     load_task,
     method_defaults,

@@ -27,11 +27,11 @@ import tyro
 from torch import Tensor
 
 from benchmarks import registry
-from benchmarks.api import UserError
+from benchmarks.api import Task, UserError
 from benchmarks.backbone.lora_sd import LoraSD, default_precision
 from benchmarks.cli import cli
 from benchmarks.compute.ledger import Ledger
-from benchmarks.config import Task, load_preset, load_task
+from benchmarks.config import load_preset, load_task
 from benchmarks.distributed import start
 from benchmarks.experiments import soup
 from benchmarks.harness.evaluate import calibrate, evaluate, pictures

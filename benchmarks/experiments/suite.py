@@ -22,9 +22,9 @@ from typing import Any
 from benchmarks import registry
 from benchmarks.api import UserError
 from benchmarks.cli import cli
+from benchmarks.compute.budget import Budget
 from benchmarks.config import (
     FOLDER,
-    Budget,
     load_preset,
     load_task,
     merged,

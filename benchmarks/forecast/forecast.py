@@ -34,8 +34,9 @@ from benchmarks.api import Context, Method, Reward, UserError
 from benchmarks.backbone.checkpointing import PLANS, Plan, available
 from benchmarks.backbone.lora_sd import LoraSD
 from benchmarks.cli import cli
+from benchmarks.compute.budget import Budget
 from benchmarks.compute.ledger import KINDS
-from benchmarks.config import Budget, Precision, load_preset, method_defaults
+from benchmarks.config import Precision, load_preset, method_defaults
 from benchmarks.distributed import alone
 from benchmarks.forecast.dry_run import Hollow
 from benchmarks.forecast.live_bytes import Live

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from benchmarks import registry
-from benchmarks.api import Context, Method, Reward, StepResult, UserError
+from benchmarks.api import Context, Method, Reward, StepResult, Task, UserError
 from benchmarks.backbone.checkpointing import Plan
 from benchmarks.backbone.lora_sd import LoraSD
+from benchmarks.compute.budget import FRACTIONS, Budget
 from benchmarks.compute.ledger import Ledger
-from benchmarks.config import RULES, Budget, Memory, Precision, Task
+from benchmarks.config import RULES, Memory, Precision
 from benchmarks.distributed import from_first, rank, start
 from benchmarks.forecast.forecast import choose
 from benchmarks.harness import interrupt
@@ -31,9 +32,6 @@ from benchmarks.records.cell import Cell, write_json
 from benchmarks.records.circumstances import facts
 from benchmarks.streams import Streams
 
-#: Shares of the budget at which every method is evaluated; evenly spaced in the logarithm after the
-#: base model, whose turn comes after the first step: what fails in it fails at once.
-FRACTIONS = (0.0, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 #: So many pictures per split are kept of the evaluations between the first and the last.
 BETWEEN = 16
 #: At most this much work is lost when a run is killed. Seconds.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.api import UserError
-from benchmarks.config import BUDGETS
+from benchmarks.compute.budget import BUDGETS
 
 #: What a cell can be, from the furthest to the least.
 STATES = ("done", "running", "failed", "unfinished", "missing")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from itertools import chain
 
-from benchmarks.api import UserError
-from benchmarks.config import Task
+from benchmarks.api import Task, UserError
 from benchmarks.registry import register_task
 
 TRAIN, UNSEEN = 752, 50  # as many as in the AlignProp paper

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import run_benchmark
-from benchmarks import config, registry
+from benchmarks import registry
 from benchmarks.api import UserError
 from benchmarks.backbone.lora_sd import LoraSD
 from benchmarks.commands import list as listing
@@ -70,7 +70,7 @@ def test_an_installed_package_adds_a_method(tiny_folder: Path, tmp_path: Path):
 
 PLUGIN = """
 from pathlib import Path
-from benchmarks.config import Backbone, Task
+from benchmarks.api import Preset, Task
 from benchmarks.registry import method_variant, register_backbone, register_reward, register_task
 from rewards import Reward
 
@@ -126,8 +126,8 @@ def test_a_function_may_load_the_model(fresh_registry):
         raise NotAPipeline
 
     @registry.register_backbone("own")
-    def own() -> config.Backbone:
-        return config.Backbone(name="own", model=load, preset={})
+    def own() -> api.Preset:
+        return api.Preset(name="own", model=load, preset={})
 
     with pytest.raises(NotAPipeline):
         LoraSD.load("own", Ledger())

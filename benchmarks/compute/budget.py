@@ -1,0 +1,45 @@
+"""When a run must stop, and at which shares of its budget it is evaluated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from benchmarks.api import UserError
+
+#: Kinds of budget, and the counter in the records that each one limits.
+BUDGETS = {
+    "flops": "flops",
+    "queries": "reward_queries",
+    "nfe": "nfe",
+    "steps": "optimizer_steps",
+    "seconds": "seconds",
+}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much one cell may spend: floating-point operations, reward queries, denoiser
+    evaluations, optimizer steps or device seconds."""
+
+    kind: str
+    amount: float
+
+    @classmethod
+    def parse(cls, text: str) -> Budget:
+        """``flops=4e13`` and the like; anything else is an error."""
+        kind, _, amount = text.partition("=")
+        try:
+            value = float(amount)
+        except ValueError:
+            value = -1.0
+        if kind not in BUDGETS or not 0 < value < float("inf"):
+            raise UserError(
+                f"--budget {text}: write KIND=AMOUNT with a positive amount and a KIND of "
+                f"{', '.join(BUDGETS)}"
+            )
+        return cls(kind, value)
+
+
+#: Shares of the budget at which every method is evaluated; evenly spaced in the logarithm after the
+#: base model.
+FRACTIONS = (0.0, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
