@@ -11,7 +11,7 @@ import pytest
 
 import run_benchmark
 from benchmarks import registry
-from benchmarks.api import UserError
+from benchmarks.api import Preset, UserError
 from benchmarks.backbone.lora_sd import LoraSD
 from benchmarks.commands import list as listing
 from benchmarks.compute.ledger import Ledger
@@ -126,8 +126,8 @@ def test_a_function_may_load_the_model(fresh_registry):
         raise NotAPipeline
 
     @registry.register_backbone("own")
-    def own() -> api.Preset:
-        return api.Preset(name="own", model=load, preset={})
+    def own() -> Preset:
+        return Preset(name="own", model=load, preset={})
 
     with pytest.raises(NotAPipeline):
         LoraSD.load("own", Ledger())
