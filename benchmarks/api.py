@@ -60,6 +60,7 @@ class StepResult:
     reward: float  # mean train reward of the images this step saw
     loss: float
     grad_norm: float  # before clipping
+    informative: bool = True  # False: nothing in it depends on the rewards, which are all alike
     extra: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -77,6 +78,7 @@ class Reward(ABC):
     stand_in: ClassVar[str | None] = None  # a differentiable reward that approximates this one
     recorded: ClassVar[str] = ""  # what else its values depend on, such as the preprocessing
     calibrates: ClassVar[bool] = False  # whether ``calibrate`` must be called
+    standardised: ClassVar[bool] = False  # whether it is published in deviations from a mean
 
     @abstractmethod
     def __init__(self, device: Any) -> None: ...
@@ -113,6 +115,17 @@ class PromptSource(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Scale:
+    """The train reward of the base model's pictures of training prompts, in the reward's unit.
+
+    It never changes during a run. A reward that is ``standardised`` has mean 0 and deviation 1.
+    """
+
+    mean: float
+    deviation: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Context:
     """All that a method is handed."""
 
@@ -120,6 +133,7 @@ class Context:
     reward: RewardFunction
     prompts: PromptSource
     streams: Streams
+    scale: Callable[[], Scale]  # measured at the first call, which belongs into ``__init__``
 
 
 class Method(ABC):

@@ -6,16 +6,21 @@ reward can be climbed directly:
     max_theta  E_{c, x_T} [ R(decode(x_0(theta; x_T, c)), c) ]
 
 The gradient is truncated: only the last K sampling steps carry it. ``full`` takes all of them,
-``fixed`` a constant K, ``per_trajectory`` one K ~ Uniform{0..T} per optimizer step (the paper,
-section 4), ``normal`` one K from a clipped normal distribution (the authors' later code). The
-released code's way is ``per_step``: it draws a threshold at every sampling step and detaches that
-step's prediction only, so that the latents stay connected; step i keeps its gradient with
-probability (i + 1) / (T + 1).
+``fixed`` a constant K, ``per_trajectory`` draws K ~ Uniform{0..T} (the paper, section 4),
+``normal`` K from a clipped normal distribution (the authors' later code). The released code's way
+is ``per_step``: it draws a threshold at every sampling step and detaches that step's prediction
+only, so that the latents stay connected; step i keeps its gradient with probability
+(i + 1) / (T + 1).
+
+Each group of four samples has a draw of its own, as each micro-batch of four has in the released
+code, so that an update mixes many K and a K of 0 never empties it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, ClassVar, Literal
 
 from benchmarks.api import Context, Method, StepResult, UserError
@@ -39,6 +44,9 @@ class Truncation:
         default=8.0, metadata={"help": "mean of K, mode normal [later branch: 50-42]"}
     )
     std: float = field(default=5.0, metadata={"help": "its standard deviation [later branch]"})
+    group: int | None = field(
+        default=4, metadata={"help": f"samples that share a draw; none: the whole update [{CODE}]"}
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,12 +89,20 @@ class AlignProp(Method):
         self.sampler = context.backbone.chain(config.sampling_steps, config.eta)
         self.optimizer = Optimizer(config.optimizer, context.backbone.parameters())
 
-    def gradient_steps(self, step: int) -> list[bool]:
+    def groups(self, samples: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
+        """Split samples into those that share a draw: the number of the draw, and they."""
+        size = self.config.truncation.group or self.config.batch_size
+        if self.config.truncation.mode in ("full", "fixed"):
+            size = self.config.batch_size  # nothing is drawn
+        for number, members in groupby(samples, lambda i: i // size):
+            yield number, list(members)
+
+    def gradient_steps(self, step: int, group: int) -> list[bool]:
         """Which sampling steps, first to last, carry gradient at this optimizer step."""
         choice, steps, streams = self.config.truncation, len(self.sampler), self.context.streams
         if choice.mode == "per_step":
             return [
-                streams.integer("truncation", step, 0, steps + 1, index=i) <= i
+                streams.integer("truncation", step, 0, steps + 1, group * steps + i) <= i
                 for i in range(steps)
             ]
         if choice.mode == "full":
@@ -94,43 +110,51 @@ class AlignProp(Method):
         elif choice.mode == "fixed":
             k = choice.k
         elif choice.mode == "normal":
-            draw = float(streams.normal("truncation", step, [0], (1,)))
+            draw = float(streams.normal("truncation", step, [group], (1,)))
             k = min(max(round(choice.mean + choice.std * draw), 1), steps - 1)
         else:
-            k = streams.integer("truncation", step, 0, steps + 1)
+            k = streams.integer("truncation", step, 0, steps + 1, group)
         return [i >= steps - k for i in range(steps)]
 
     def step(self, step: int) -> StepResult:
-        config, backbone, streams = self.config, self.context.backbone, self.context.streams
-        gradient = self.gradient_steps(step)
+        config = self.config
         prompts = self.context.prompts(step, config.batch_size)
-        total_reward = total_loss = 0.0
+        reward = loss = carried = 0.0
         for part in parts(range(config.batch_size), config.micro_batch):
-            texts = [prompts[i] for i in part]
-            shape = backbone.latent_shape
-            extra = (len(self.sampler), *shape)
-            trajectory = backbone.sample(
-                self.sampler,
-                texts,
-                streams.normal("noise", step, part, shape),
-                guidance=config.guidance,
-                gradient=gradient,
-                step_noise=streams.normal("eta", step, part, extra) if config.eta > 0 else None,
-            )
-            rewards = self.context.reward(backbone.decode(trajectory.final), texts)
-            loss = -rewards if config.target is None else (rewards - config.target).abs()
-            loss = config.loss_scale * loss.sum() / config.batch_size
-            if loss.requires_grad:  # with K = 0 there is nothing to learn from
-                loss.backward()
-            total_reward += float(rewards.detach().sum()) / config.batch_size
-            total_loss += float(loss.detach())
-        reward, loss = total(total_reward, total_loss)
+            for number, rows in self.groups(part):
+                gradient = self.gradient_steps(step, number)
+                found = self.backward(step, rows, [prompts[i] for i in rows], gradient)
+                reward, loss = reward + found[0], loss + found[1]
+                carried += sum(gradient) * len(rows) / config.batch_size
+        reward, loss, carried = total(reward, loss, carried)
         return StepResult(
             reward=reward,
             loss=loss,
             grad_norm=self.optimizer.step(),
-            extra={"gradient_steps": sum(gradient)},
+            extra={"gradient_steps": carried},
         )
+
+    def backward(
+        self, step: int, rows: Sequence[int], texts: list[str], gradient: list[bool]
+    ) -> tuple[float, float]:
+        """Accumulate the gradient of some samples: their shares of the mean reward and loss."""
+        config, backbone, streams = self.config, self.context.backbone, self.context.streams
+        shape = backbone.latent_shape
+        extra = (len(self.sampler), *shape)
+        trajectory = backbone.sample(
+            self.sampler,
+            texts,
+            streams.normal("noise", step, rows, shape),
+            guidance=config.guidance,
+            gradient=gradient,
+            step_noise=streams.normal("eta", step, rows, extra) if config.eta > 0 else None,
+        )
+        rewards = self.context.reward(backbone.decode(trajectory.final), texts)
+        loss = -rewards if config.target is None else (rewards - config.target).abs()
+        loss = config.loss_scale * loss.sum() / config.batch_size
+        if loss.requires_grad:  # with K = 0 there is nothing to learn from
+            loss.backward()
+        return float(rewards.detach().sum()) / config.batch_size, float(loss.detach())
 
     def state_dict(self) -> dict[str, Any]:
         return self.optimizer.state_dict()
@@ -143,3 +167,4 @@ method_variant("alignprop-full", "alignprop", truncation={"mode": "full"})
 method_variant("alignprop-k1", "alignprop", truncation={"mode": "fixed", "k": 1})
 method_variant("alignprop-normal", "alignprop", truncation={"mode": "normal"})
 method_variant("alignprop-per-step", "alignprop", truncation={"mode": "per_step"})
+method_variant("alignprop-per-update", "alignprop", truncation={"group": None})

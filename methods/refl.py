@@ -4,7 +4,10 @@ Denoise without gradient down to a late sampling step t, take that one step with
 the predicted clean latents and climb their reward:
 
     x0_hat = (x_t - sqrt(1 - abar_t) eps_theta(x_t, t, c)) / sqrt(abar_t)
-    min_theta  lambda relu(margin - R(decode(x0_hat), c))
+    min_theta  lambda relu(margin - z(decode(x0_hat), c)),   z = (R - mean) / deviation,
+
+where mean and deviation are those of the base model's pictures: the margin was published for a
+reward that is standardised so, ImageReward, and in another reward's unit it would mean nothing.
 
 The paper adds the denoising loss on real pictures (``pretrain_weight``); the released SD v1.4
 code leaves it out, and so does the default. There are no real pictures here, so that loss is taken
@@ -37,14 +40,21 @@ class Config:
     earliest: int = field(default=30, metadata={"help": f"first step that may be the one [{CODE}]"})
     latest: int = field(default=39, metadata={"help": f"last step that may be the one [{CODE}]"})
     margin: float | None = field(
-        default=2.0, metadata={"help": f"of the hinge; none: maximise without bound [{CODE}]"}
+        default=2.0,
+        metadata={
+            "help": "of the hinge, in deviations of the base model's pictures above their mean; "
+            f"none: maximise without bound [{CODE}]"
+        },
     )
     reward_weight: float = field(default=1e-3, metadata={"help": f"lambda [{CODE}]"})
     pretrain_weight: float = field(
         default=0.0, metadata={"help": f"of the denoising loss [{CODE}; the paper has 1]"}
     )
     optimizer: AdamW = field(
-        default=AdamW(lr=1e-5, weight_decay=1e-2, clip=1.0), metadata={"help": f"[{CODE}]"}
+        default=AdamW(lr=3e-4, weight_decay=1e-2, clip=1.0),
+        metadata={
+            "help": f"[{CODE}, but lr 1e-5 there is for all weights; for LoRA: ddpo-pytorch]"
+        },
     )
 
 
@@ -64,10 +74,11 @@ class ReFL(Method):
         self.config, self.context = config, context
         self.sampler = context.backbone.chain(config.sampling_steps)
         self.optimizer = Optimizer(config.optimizer, context.backbone.parameters())
+        self.scale = context.scale()
 
     def step(self, step: int) -> StepResult:
         config, streams = self.config, self.context.streams
-        chosen = streams.integer("step", step, config.earliest, config.latest + 1)
+        chosen = streams.integer("gradient step", step, config.earliest, config.latest + 1)
         prompts = self.context.prompts(step, config.batch_size)
         reward = loss = 0.0
         for part in parts(range(config.batch_size), config.micro_batch):
@@ -92,7 +103,8 @@ class ReFL(Method):
         output = backbone.predict(latents, self.sampler.timesteps[chosen], text, config.guidance)
         x0, _ = self.sampler.x0(chosen, output, latents)
         rewards = self.context.reward(backbone.decode(x0), prompts)
-        hinge = -rewards if config.margin is None else (config.margin - rewards).relu()
+        scores = (rewards - self.scale.mean) / self.scale.deviation
+        hinge = -scores if config.margin is None else (config.margin - scores).relu()
         loss = config.reward_weight * hinge.sum() / size
         if config.pretrain_weight:
             loss = loss + config.pretrain_weight * self.pretraining(step, part, prompts, x0) / size

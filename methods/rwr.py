@@ -3,19 +3,21 @@ r"""Reward-weighted regression, the DDPO paper's baseline (Black et al. 2023, se
 Each iteration samples a set of N pictures with the current model, then repeats the ordinary
 denoising loss on them, weighted by the reward:
 
-    w = N softmax(beta R),   mean_i w_i || eps - eps_theta(x_t, t, c_i) ||^2,
+    w = N softmax(beta z),   mean_i w_i || eps - eps_theta(x_t, t, c_i) ||^2,
     x_t = sqrt(abar_t) x0_i + sqrt(1 - abar_t) eps,
 
-with t uniform and the prediction formed with classifier-free guidance. Weights average 1, over the
-whole set or, with ``per_prompt``, within each prompt. ``sparse`` keeps the best share of each
-prompt's pictures, unweighted (RWR-sparse).
+with t uniform and the prediction formed with classifier-free guidance. z is the reward in standard
+deviations of its prompt's pictures, and the softmax is over these: weights average 1 within each
+prompt, because a conditional model cannot learn to draw easier prompts, and beta has no unit.
+``scope = "set"`` is the published rule: z = R as it is, and the softmax over the whole set.
+``sparse`` keeps the best share of each prompt's pictures, unweighted (RWR-sparse).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from benchmarks.api import Context, Method, StepResult, UserError
 from benchmarks.distributed import gather, parts, total
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CODE = "jannerm/ddpo"
+Scope = Literal["prompt", "set"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +39,9 @@ class Config:
     samples_per_round: int = field(
         default=256, metadata={"help": f"N, the sampled set [ours; {CODE}: 10240]"}
     )
+    samples_per_prompt: int = field(
+        default=8, metadata={"help": f"pictures of each prompt drawn [ours; {CODE}: by chance]"}
+    )
     updates_per_round: int = field(
         default=8, metadata={"help": f"optimizer steps per set [ours: 4 epochs; {CODE}: 5]"}
     )
@@ -44,8 +50,17 @@ class Config:
     sampling_steps: int = field(default=50, metadata={"help": f"DDIM steps [{CODE}]"})
     guidance: float = field(default=5.0, metadata={"help": f"in sampling and training [{CODE}]"})
     eta: float = field(default=1.0, metadata={"help": f"DDIM stochasticity [{CODE}]"})
-    beta: float = field(default=0.2, metadata={"help": f"inverse temperature [{CODE}]"})
-    per_prompt: bool = field(default=False, metadata={"help": f"softmax per prompt [{CODE}]"})
+    scope: Scope = field(
+        default="prompt",
+        metadata={
+            "help": "weights by rewards standardised within each prompt, or by raw rewards over "
+            f"the whole set [prompt: ours; set: {CODE}]"
+        },
+    )
+    beta: float = field(
+        default=1.0,
+        metadata={"help": f"inverse temperature, scope prompt [ours]; scope set [{CODE}: 0.2]"},
+    )
     sparse: float | None = field(
         default=None, metadata={"help": f"share kept per prompt, e.g. 0.1: RWR-sparse [{CODE}]"}
     )
@@ -55,18 +70,22 @@ class Config:
 
 
 def weights(
-    rewards: Tensor, prompts: list[str], beta: float, per_prompt: bool, sparse: float | None
+    rewards: Tensor, prompts: list[str], beta: float, scope: Scope, sparse: float | None
 ) -> Tensor:
-    """(N,) weights that average 1 over the set, and over each prompt where it is the unit."""
+    """(N,) weights that average 1 over the set, and over each prompt where that is the scope."""
     result = torch.zeros_like(rewards)
-    by_prompt = per_prompt or sparse is not None
+    by_prompt = scope == "prompt" or sparse is not None
     for group in dict.fromkeys(prompts) if by_prompt else [None]:
         rows = torch.tensor([i for i, p in enumerate(prompts) if group is None or p == group])
-        if sparse is None:
-            result[rows] = len(rows) * torch.softmax(beta * rewards[rows], 0)
-        else:
+        values = rewards[rows]
+        if sparse is not None:
             kept = max(1, round(sparse * len(rows)))
-            result[rows[rewards[rows].topk(kept).indices]] = len(rows) / kept
+            result[rows[values.topk(kept).indices]] = len(rows) / kept
+            continue
+        if scope == "prompt":
+            spread = values.std(correction=0)
+            values = (values - values.mean()) / spread if spread > 0 else torch.zeros_like(values)
+        result[rows] = len(rows) * torch.softmax(beta * values, 0)
     return result
 
 
@@ -90,6 +109,8 @@ class RWR(Method):
     def __init__(self, config: Config, context: Context) -> None:
         if config.sparse is not None and not 0 < config.sparse <= 1:
             raise UserError(f"sparse is {config.sparse}; it is a share, above 0 and at most 1")
+        if config.samples_per_round % config.samples_per_prompt:
+            raise UserError("samples_per_round must be a multiple of samples_per_prompt")
         self.config, self.context = config, context
         self.sampler = context.backbone.chain(config.sampling_steps, config.eta)
         self.optimizer = Optimizer(config.optimizer, context.backbone.parameters())
@@ -109,12 +130,17 @@ class RWR(Method):
             loss += self.backward(step, part, len(order))
         (loss,) = total(loss)
         norm = self.optimizer.step()
-        return StepResult(reward=self.round.reward, loss=loss, grad_norm=norm)
+        weights = self.round.weights
+        informative = bool((weights != weights[0]).any())
+        return StepResult(
+            reward=self.round.reward, loss=loss, grad_norm=norm, informative=informative
+        )
 
     def sample(self, step: int) -> Round:
         """Draw, score and weigh one set."""
         config, backbone, streams = self.config, self.context.backbone, self.context.streams
-        prompts = self.context.prompts(step, config.samples_per_round)
+        drawn = self.context.prompts(step, config.samples_per_round // config.samples_per_prompt)
+        prompts = [prompt for prompt in drawn for _ in range(config.samples_per_prompt)]
         latents, rewards = [], []
         for part in parts(range(config.samples_per_round), config.micro_batch):
             texts, shape = [prompts[i] for i in part], backbone.latent_shape
@@ -129,7 +155,7 @@ class RWR(Method):
             with torch.no_grad():
                 rewards.append(self.context.reward(backbone.decode(trajectory.final), texts))
         scores = gather(rewards)
-        w = weights(scores, prompts, config.beta, config.per_prompt, config.sparse)
+        w = weights(scores, prompts, config.beta, config.scope, config.sparse)
         return Round(prompts, gather(latents), w, float(scores.mean()))
 
     def backward(self, step: int, rows: Sequence[int], size: int) -> float:
@@ -157,5 +183,5 @@ class RWR(Method):
         self.round = Round(**state["round"]) if state["round"] else None
 
 
-method_variant("rwr-per-prompt", "rwr", per_prompt=True)
+method_variant("rwr-set", "rwr", scope="set", beta=0.2, samples_per_prompt=1)
 method_variant("rwr-sparse", "rwr", sparse=0.1)

@@ -66,6 +66,7 @@ class ImageReward(ModelReward):
 
     unit = "standard deviations"
     reference = "ImageReward, Xu et al. 2023, arXiv 2304.05977"
+    standardised = True
 
     def score(self, pixels: Tensor, prompts: list[str]) -> Tensor:
         vision, text, layers, tokenizer = _load(pixels.device, pixels.dtype)

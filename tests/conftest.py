@@ -13,7 +13,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from benchmarks.api import Context, Reward
+from benchmarks.api import Context, Reward, Scale
 from benchmarks.backbone.lora_sd import LoraSD
 from benchmarks.commands import list as listing
 from benchmarks.compute.ledger import Ledger
@@ -182,6 +182,7 @@ def context(backbone: LoraSD) -> Context:
         reward=backbone.ledger.counted(Greyness()),
         prompts=lambda step, count: [names[i % 3] for i in range(count)],
         streams=Streams(0),
+        scale=lambda: Scale(mean=-0.1, deviation=0.05),
     )
 
 

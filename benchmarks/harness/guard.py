@@ -1,14 +1,14 @@
-"""Keeps NaN and infinity out of the weights: skipped and counted, and too many end the cell."""
+"""Keeps NaN and infinity out of the weights, and ends a cell that cannot learn anything."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from benchmarks.api import RewardFunction, StepResult
+from benchmarks.api import RewardFunction, Scale, StepResult
 from benchmarks.compute.ledger import Ledger
 from benchmarks.distributed import exchange
 
@@ -16,20 +16,31 @@ from benchmarks.distributed import exchange
 LIMIT = 20
 
 
+#: A cell whose first updates all say nothing about the reward is ended.
+FIRST = 5
+
+
 class NotFinite(RuntimeError):
     """More than ``LIMIT`` rewards, gradients and updates were NaN or infinite."""
+
+
+class NoSignal(RuntimeError):
+    """The first ``FIRST`` updates did not depend on the reward."""
 
 
 class Guard:
     """Watches one cell; what it skips is in the ledger's count ``skipped``.
 
-    A picture whose reward is not finite counts as an average one, and carries no gradient.
+    A picture whose reward is not finite counts as an average one of the base model, the mean of
+    ``scale``, and carries no gradient. So results do not depend on the micro-batch it stood in.
     """
 
-    def __init__(self, ledger: Ledger, name: str, reward: RewardFunction) -> None:
-        self.ledger, self.name, self.inner = ledger, name, reward
-        self.neutral = 0.0  # the latest mean of finite rewards
-        self.seen: list[str] = []  # what this step skipped
+    def __init__(
+        self, ledger: Ledger, name: str, reward: RewardFunction, scale: Callable[[], Scale]
+    ) -> None:
+        self.ledger, self.name, self.inner, self.scale = ledger, name, reward, scale
+        self.mute = 0  # updates without a signal, as long as there has been no other
+        self.skipped: list[str] = []  # what this step skipped
         self.prompts: list[str] = []  # what this step scored
 
     def reward(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -37,11 +48,9 @@ class Guard:
         self.prompts += prompts
         values = self.inner(images, prompts)
         good = values.detach().isfinite()
-        if good.any():
-            self.neutral = float(values.detach()[good].mean())
         if not good.all():
             self._skip(~good, prompts, values.detach())
-            values = torch.where(good, values, self.neutral)
+            values = torch.where(good, values, self.scale().mean)
         if images.requires_grad and values.requires_grad:
 
             def keep_finite(gradient: Tensor) -> Tensor:
@@ -58,21 +67,32 @@ class Guard:
         self.ledger.counts["skipped"] += int(rows.sum())
         for i in rows.nonzero().flatten().tolist():
             number = float(values[i])
-            self.seen.append(f"{what}reward {self.name!r} of prompt {prompts[i]!r} is {number}")
+            self.skipped.append(f"{what}reward {self.name!r} of prompt {prompts[i]!r} is {number}")
 
     def check(self, step: int, result: StepResult) -> None:
-        """After a step that the processes have agreed on. Raises NotFinite."""
+        """After a step that the processes have agreed on. Raises NotFinite and NoSignal."""
         if not math.isfinite(result.grad_norm):
             self.ledger.counts["skipped"] += 1
             asked = ", ".join(repr(p) for p in dict.fromkeys(self.prompts)) or "an earlier step"
-            self.seen.append(
+            self.skipped.append(
                 f"gradient norm is {result.grad_norm}, reward {self.name!r} {result.reward:.4g} on "
                 f"prompts of {asked}"
             )
         if self.ledger.counts["skipped"] > LIMIT:
-            seen = [text for others in exchange(self.seen) for text in others]
+            skipped = [text for others in exchange(self.skipped) for text in others]
             raise NotFinite(
-                f"step {step}: {seen[-1] if seen else 'nothing new'}; "
+                f"step {step}: {skipped[-1] if skipped else 'nothing new'}; "
                 f"{self.ledger.counts['skipped']} skipped so far, the limit is {LIMIT}"
             )
-        self.seen, self.prompts = [], []
+        self.skipped, self.prompts = [], []
+        mute = result.grad_norm == 0 or not result.informative
+        self.mute = self.mute + 1 if mute and step == self.mute else -1
+        if self.mute == FIRST:
+            what = (
+                "gradients are exactly zero" if result.grad_norm == 0 else "rewards are all alike"
+            )
+            raise NoSignal(
+                f"nothing is learnt from reward {self.name!r}: in the first {FIRST} updates its "
+                f"{what} (reward {result.reward:.4g}); look at the method's options that have the "
+                "reward's unit, or take another reward"
+            )

@@ -69,7 +69,7 @@ def objective(context: Context, mask: list[bool], offset: torch.Tensor) -> float
 def test_gradient_equals_finite_differences(context, truncation, memory, compared):
     double(context)
     found = gradient(context, truncation, memory)
-    mask = AlignProp(Config(**SMALL, truncation=truncation), context).gradient_steps(0)
+    mask = AlignProp(Config(**SMALL, truncation=truncation), context).gradient_steps(0, 0)
     assert any(mask)
     direction = torch.randn(found.shape, generator=torch.Generator().manual_seed(3)).double()
     direction /= direction.norm()
@@ -84,7 +84,7 @@ def test_per_step_detaches_predictions_only(context):
     double(context)
     truncation = Truncation(mode="per_step")
     method = AlignProp(Config(**SMALL, truncation=truncation), context)
-    method.gradient_steps = lambda step: [True, False, False, True]  # type: ignore[method-assign]
+    method.gradient_steps = lambda step, group: [True, False, False, True]  # type: ignore[method-assign]
     captured = []
     method.optimizer.step = lambda: (
         captured.append(  # type: ignore[method-assign,func-returns-value]
@@ -108,7 +108,7 @@ def test_which_steps_carry_gradient(context):
     def steps(count: int = 4, **choice) -> list[list[bool]]:
         config = Config(**(SMALL | {"sampling_steps": count}), truncation=Truncation(**choice))
         method = AlignProp(config, context)
-        return [method.gradient_steps(s) for s in range(300)]
+        return [method.gradient_steps(s, 0) for s in range(300)]
 
     assert all(all(mask) for mask in steps(mode="full"))
     assert all(mask == [False, False, False, True] for mask in steps(mode="fixed", k=1))
@@ -126,6 +126,29 @@ def test_gradient_does_not_depend_on_the_split(context):
     whole = gradient(context, full, "store", batch_size=4, micro_batch=4)
     split = gradient(context, full, "store", batch_size=4, micro_batch=1)
     torch.testing.assert_close(whole, split, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["per_trajectory", "per_step", "normal"])
+@pytest.mark.parametrize("micro_batch", [1, 3, 8])
+def test_each_group_of_four_has_a_draw_of_its_own(context, mode, micro_batch):
+    """So the micro-batch changes nothing, also where it cuts a group."""
+    choice = Truncation(mode=mode, mean=2.0)
+    whole = gradient(context, choice, "store", batch_size=8, micro_batch=4)
+    split = gradient(context, choice, "store", batch_size=8, micro_batch=micro_batch)
+    torch.testing.assert_close(whole, split, rtol=1e-3, atol=1e-6)
+
+
+def test_an_update_is_empty_only_if_every_group_draws_zero(context):
+    def draws(group: int | None) -> list[list[int]]:
+        config = Config(**(SMALL | {"batch_size": 16}), truncation=Truncation(group=group))
+        method = AlignProp(config, context)
+        return [
+            [sum(method.gradient_steps(s, number)) for number, _ in method.groups(range(16))]
+            for s in range(200)
+        ]
+
+    assert all(len(ks) == 4 for ks in draws(4)) and all(len(ks) == 1 for ks in draws(None))
+    assert sum(not any(ks) for ks in draws(4)) < 5 < sum(not any(ks) for ks in draws(None))
 
 
 def test_target_is_approached(context):

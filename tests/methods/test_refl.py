@@ -1,10 +1,12 @@
 """ReFL: one late step carries gradient, and x_0 is the scheduler's prediction."""
 
+import dataclasses
+
 import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from benchmarks.api import Context, UserError
+from benchmarks.api import Context, Scale, UserError
 from methods.refl import Config, ReFL
 
 SMALL = {"batch_size": 2, "micro_batch": 2, "sampling_steps": 4, "earliest": 2, "latest": 3}
@@ -38,6 +40,20 @@ def test_pretraining_loss_is_added(context: Context):
 def test_the_hinge_stops_at_the_margin(context: Context):
     result = ReFL(Config(**SMALL, margin=-100.0), context).step(0)
     assert result.loss == 0 and result.grad_norm == 0
+
+
+def test_the_margin_has_no_unit(context: Context):
+    """With rewards in another unit and at another level the loss is the same."""
+
+    def other(images: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+        return 500 * context.reward(images, prompts) + 40
+
+    scale = context.scale()
+    elsewhere = Scale(mean=500 * scale.mean + 40, deviation=500 * scale.deviation)
+    moved = dataclasses.replace(context, reward=other, scale=lambda: elsewhere)
+    loss = ReFL(Config(**SMALL), context).step(0).loss
+    assert loss > 0
+    assert ReFL(Config(**SMALL), moved).step(0).loss == pytest.approx(loss, rel=1e-4)
 
 
 def test_steps_outside_the_chain_are_refused(context: Context):

@@ -1,0 +1,106 @@
+"""NaN and infinity are skipped up to a limit, and a cell without a signal is ended."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks.api import Scale, StepResult
+from benchmarks.compute.ledger import Ledger
+from benchmarks.harness.guard import FIRST, LIMIT, Guard, NoSignal, NotFinite
+from benchmarks.optim import AdamW, Optimizer
+
+
+def scale() -> Scale:
+    return Scale(mean=5.0, deviation=2.0)
+
+
+def guard(values: list[float]) -> Guard:
+    """Over a reward that multiplies the brightness of each picture."""
+    factors = torch.tensor(values)
+    return Guard(Ledger(), "toy", lambda images, prompts: factors * images.mean((1, 2, 3)), scale)
+
+
+def test_a_reward_that_is_not_finite_counts_as_the_base_models_and_has_no_gradient():
+    images = torch.ones(3, 2, 1, 1, requires_grad=True)
+    watched = guard([1.0, float("nan"), 3.0])
+    values = watched.reward(images * 1, ["a", "b", "c"])
+    assert values.tolist() == [1.0, 5.0, 3.0]
+    values.sum().backward()
+    assert images.grad.flatten(1).tolist() == [[0.5, 0.5], [0.0, 0.0], [1.5, 1.5]]
+    assert watched.ledger.counts["skipped"] == 1 and watched.skipped == [
+        "reward 'toy' of prompt 'b' is nan"
+    ]
+
+
+def test_a_gradient_that_is_not_finite_is_left_out():
+    def root(images: Tensor, prompts: Sequence[str]) -> Tensor:
+        return images.sum((1, 2, 3)).sqrt()  # infinite slope at 0
+
+    watched = Guard(Ledger(), "root", root, scale)
+    start = torch.tensor([0.0, 4.0], requires_grad=True)
+    values = watched.reward(start[:, None, None, None] * torch.ones(2, 1, 1, 1), ["black", "grey"])
+    values.sum().backward()
+    assert start.grad.tolist() == [0.0, 0.25]
+    assert watched.skipped == ["gradient of reward 'root' of prompt 'black' is inf"]
+
+
+def test_finite_rewards_pass_unchanged():
+    watched, images = guard([1.0, 2.0]), torch.rand(2, 3, 4, 4)
+    values = watched.reward(images, ["a", "b"])
+    assert torch.equal(values, torch.tensor([1.0, 2.0]) * images.mean((1, 2, 3)))
+    assert watched.ledger.totals()["skipped"] == 0
+
+
+def test_an_update_that_is_not_finite_is_left_out():
+    parameter = torch.nn.Parameter(torch.ones(2))
+    optimizer = Optimizer(AdamW(lr=0.1), [parameter])
+    parameter.grad = torch.tensor([1.0, float("inf")])
+    watched, norm = guard([]), optimizer.step()
+    assert parameter.tolist() == [1.0, 1.0] and parameter.grad is None
+    watched.prompts = ["cat"]
+    watched.check(4, StepResult(reward=0.5, loss=0.0, grad_norm=norm))
+    assert watched.ledger.counts["skipped"] == 1
+    parameter.grad = torch.ones(2)
+    optimizer.step()
+    assert parameter.tolist() != [1.0, 1.0]
+
+
+def test_too_many_name_step_prompt_and_reward():
+    watched = guard([float("-inf")])
+    result = StepResult(reward=0.0, loss=0.0, grad_norm=1.0)
+    for step in range(LIMIT):
+        watched.reward(torch.ones(1, 1, 1, 1), ["cat"])
+        watched.check(step, result)
+    watched.reward(torch.ones(1, 1, 1, 1), ["dog"])
+    with pytest.raises(NotFinite, match=r"step 20: reward 'toy' of prompt 'dog' is -inf; 21 skip"):
+        watched.check(LIMIT, result)
+
+
+def mute(reward: float = 1.0) -> StepResult:
+    return StepResult(reward=reward, loss=0.0, grad_norm=0.0)
+
+
+def test_without_a_gradient_from_the_start_the_cell_ends():
+    watched = guard([])
+    for step in range(FIRST - 1):
+        watched.check(step, mute())
+    with pytest.raises(NoSignal, match="'toy': in the first 5 updates its gradients are exactly"):
+        watched.check(FIRST - 1, mute())
+
+
+def test_rewards_that_are_all_alike_end_the_cell():
+    watched = guard([])
+    alike = StepResult(reward=1.0, loss=0.3, grad_norm=0.2, informative=False)
+    with pytest.raises(NoSignal, match="rewards are all alike"):
+        for step in range(FIRST):
+            watched.check(step, alike)
+
+
+def test_one_update_with_a_signal_is_enough():
+    watched = guard([])
+    watched.check(0, mute())
+    watched.check(1, StepResult(reward=1.0, loss=0.0, grad_norm=0.1))
+    for step in range(2, 30):
+        watched.check(step, mute())
