@@ -52,9 +52,7 @@ class Config:
     )
     optimizer: AdamW = field(
         default=AdamW(lr=3e-4, weight_decay=1e-2, clip=1.0),
-        metadata={
-            "help": f"[{CODE}, but lr 1e-5 there is for all weights; for LoRA: ddpo-pytorch]"
-        },
+        metadata={"help": f"[{CODE}, where lr 1e-5 is for all weights; LoRA: ddpo-pytorch]"},
     )
 
 

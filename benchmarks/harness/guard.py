@@ -88,9 +88,7 @@ class Guard:
         mute = result.grad_norm == 0 or not result.informative
         self.mute = self.mute + 1 if mute and step == self.mute else -1
         if self.mute == FIRST:
-            what = (
-                "gradients are exactly zero" if result.grad_norm == 0 else "rewards are all alike"
-            )
+            what = "gradients are exactly zero" if result.grad_norm == 0 else "rewards are alike"
             raise NoSignal(
                 f"nothing is learnt from reward {self.name!r}: in the first {FIRST} updates its "
                 f"{what} (reward {result.reward:.4g}); look at the method's options that have the "

@@ -93,7 +93,7 @@ def test_without_a_gradient_from_the_start_the_cell_ends():
 def test_rewards_that_are_all_alike_end_the_cell():
     watched = guard([])
     alike = StepResult(reward=1.0, loss=0.3, grad_norm=0.2, informative=False)
-    with pytest.raises(NoSignal, match="rewards are all alike"):
+    with pytest.raises(NoSignal, match="rewards are alike"):
         for step in range(FIRST):
             watched.check(step, alike)
 
