@@ -177,10 +177,10 @@ def _directories(
             if (folder / "evaluation.json").is_file():
                 found.append(folder)
             elif (folder / "cell.json").is_file():
-                if begun(folder):
-                    found.append(folder)
-                else:
+                if _announced(folder):
                     waiting.add(folder.name)
+                else:
+                    found.append(folder)
             elif any(folder.glob("*.jsonl")):
                 notes.append(
                     Note("foreign", folder.name, "records without cell.json were left out")
@@ -198,6 +198,16 @@ def _directories(
             text = f"is there {len(copies)} times; the copy that got furthest counts"
             notes.append(Note("duplicated", name, text))
     return chosen
+
+
+def _announced(folder: Path) -> bool:
+    """Whether there is nothing but the description of a cell."""
+    if begun(folder):
+        return False
+    try:
+        return not set(NEEDED) - read_json(folder / "cell.json").keys()
+    except ReportError:
+        return False
 
 
 def _progress(path: Path) -> tuple[bool, bytes]:

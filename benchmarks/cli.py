@@ -134,16 +134,24 @@ def meanings(cls: Any) -> dict[str, str]:
     found: dict[str, str] = {}
     if dataclasses.is_dataclass(cls):
         found = {f.name: f.metadata.get("help", "") for f in dataclasses.fields(cls)}
+    for base in cls.__mro__[:-1]:
+        for name, text in _docstrings(base).items():
+            found[name] = found.get(name) or text
+    return found
+
+
+def _docstrings(cls: Any) -> dict[str, str]:
+    """The docstrings under the annotated names of one class."""
     try:
-        source = inspect.getsource(cls)
-    except OSError:  # typed in at a prompt
-        return found
-    (node,) = ast.parse(textwrap.dedent(source)).body
+        (node,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    except (OSError, TypeError):  # typed in at a prompt, or built in
+        return {}
     assert isinstance(node, ast.ClassDef)
+    found = {}
     for line, below in zip(node.body, node.body[1:], strict=False):
         match line, below:
             case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(ast.Constant(value=str(text))):
-                found[name] = found.get(name) or " ".join(text.split())
+                found[name] = " ".join(text.split())
     return found
 
 

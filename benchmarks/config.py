@@ -288,9 +288,10 @@ def _wanted(kind: Any) -> str:
     if origin is typing.Literal:
         return f"one of {', '.join(map(str, options))}"
     if origin in (tuple, Sequence):
-        return f"a list of {_wanted(options[0])}"
-    if origin is Mapping and options[1] is not Any:
-        return f"a table of {_wanted(options[1])}"
+        tables = dataclasses.is_dataclass(options[0])
+        return "a list of tables" if tables else f"a list of {_wanted(options[0])}"
+    if origin is Mapping and dataclasses.is_dataclass(options[1]):
+        return "a table of tables"
     if origin is Mapping or dataclasses.is_dataclass(kind):
         return "a table"
     return "None" if kind is types.NoneType else str(getattr(kind, "__name__", kind))

@@ -6,6 +6,7 @@ parsed elsewhere; the slow mark runs them all. Commands for pytest are what the 
 integration runs.
 """
 
+import dataclasses
 import glob
 import importlib.util
 import os
@@ -19,6 +20,8 @@ import pytest
 
 import benchmarks
 import run_benchmark
+from analysis.claims import MEASURES
+from analysis.figures import FIGURES, TABLES
 from benchmarks import registry
 from benchmarks.cli import cli
 from benchmarks.commands import evaluate, plan, reference
@@ -201,6 +204,14 @@ def test_every_page_is_in_the_index():
         name = page.relative_to(ROOT / "docs").as_posix()
         assert name == "README.md" or f"]({name})" in index, name
     assert "](docs/README.md)" in (ROOT / "README.md").read_text()
+
+
+def test_the_page_of_suites_names_every_key_figure_table_and_measure():
+    text = (ROOT / "docs" / "how-to" / "suites.md").read_text()
+    classes = (suite.Item, suite.Arm, suite.Further, suite.Claim)
+    names = [field.name for cls in classes for field in dataclasses.fields(cls)]
+    names += [name for name, entry in FIGURES.items() if entry.of != "speed"]
+    assert not [name for name in [*names, *TABLES, *MEASURES] if f"`{name}`" not in text]
 
 
 def test_the_reference_is_current():

@@ -47,13 +47,24 @@ CELL_OPTIONS = (
 
 @tyro.conf.configure(tyro.conf.DisallowNone)
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """What to compare, and with how much compute."""
+class First:
+    """What is read first, because further options and their defaults depend on it."""
 
     methods: tuple[str, ...] = ("alignprop", "ddpo")
     """Names of methods (see list methods)."""
     backbone: str = "emoji"
     """A name (see list backbones), a TOML file of your own, a diffusers folder or a hub id."""
+    config: Path | None = None
+    """A TOML file with a table per method."""
+    plugin: tuple[Path, ...] = ()
+    """Python files that register methods, rewards, backbones or tasks. They are run."""
+
+
+@tyro.conf.configure(tyro.conf.DisallowNone)
+@dataclass(frozen=True, kw_only=True)
+class Options(First):
+    """What to compare, and with how much compute."""
+
     reward: str = "jpeg"
     """What to optimise: a name (see list rewards), 0.7*jpeg+0.3*alignment or my_file.py:score."""
     held_out: tuple[str, ...] | None = None
@@ -73,10 +84,6 @@ class Options:
     """Put the U-Net through torch.compile: faster steps after a minute or two, for long runs."""
     out: Path = Path("runs")
     """Where results go; finished cells there are not run again."""
-    config: Path | None = None
-    """A TOML file with a table per method."""
-    plugin: tuple[Path, ...] = ()
-    """Python files that register methods, rewards, backbones or tasks. They are run."""
     track: tracking.Name | None = None
     """Also send records and pictures to a tracker; TensorBoard's files lie in each cell."""
     launching: LAUNCHING = field(default_factory=Launching)
@@ -160,7 +167,7 @@ def parse(
 ) -> tuple[Options, dict[str, list[Layer]], dict[str, str]]:
     """The options, what goes over each method's preset, and where the options come from."""
     plain = [a for a in arguments if a not in ("-h", "--help")]
-    first, _ = cli(Options, args=plain, return_unknown_args=True)
+    first, _ = cli(First, args=plain, return_unknown_args=True)
     if len(set(first.methods)) < len(first.methods):
         raise UserError("--methods: name each method once; --seeds repeats them")
     load_plugins(first.plugin)
@@ -170,7 +177,8 @@ def parse(
     for name in first.methods:
         values, sources = config.method_config(name, preset, *layers[name])
         defaults[name] = explained(values, sources) if plain != arguments else values
-    fields: list[Any] = [("options", Annotated[Options, tyro.conf.arg(name="")], first)]
+    options = Annotated[Options, tyro.conf.arg(name="")]
+    fields: list[Any] = [("options", options, field(default_factory=Options))]
     fields += [(_identifier(n), type(v), field(default=v)) for n, v in defaults.items()]
     form = dataclasses.make_dataclass("All", fields, frozen=True)
     parsed = cli(form, args=arguments, description=__doc__, prog="run_benchmark.py")
@@ -184,14 +192,12 @@ def parse(
     return parsed.options, layers, dict.fromkeys(own_options, COMMAND_LINE)
 
 
-def from_config_file(options: Options) -> dict[str, list[Layer]]:
+def from_config_file(options: First) -> dict[str, list[Layer]]:
     """Per method, its table in the file of ``--config``. Raises UserError for other tables."""
     chosen = config.read_toml(options.config) if options.config else {}
     for table in chosen.keys() - set(options.methods):
         known = registry.hint(table, options.methods)
-        raise UserError(
-            f"{options.config}: unknown table {table!r}, no method of this run; {known}"
-        )
+        raise UserError(f"{options.config}: unknown table {table!r}; {known}")
     return {
         name: [(chosen[name], f"{options.config}, table {name}")] if name in chosen else []
         for name in options.methods

@@ -151,7 +151,7 @@ class Shelf:
     ("values", "message"),
     [
         ({}, "x: missing boxes"),
-        ({"boxes": 3}, "x: boxes must be a list of a table, not 3"),
+        ({"boxes": 3}, "x: boxes must be a list of tables, not 3"),
         ({"boxes": [{"depth": "a"}]}, "x.boxes[0]: depth must be int, not 'a'"),
         ({"boxes": [], "labels": {"a": {"dept": 1}}}, "x.labels.a: unknown key 'dept'; did you"),
         ({"boxes": [], "labels": ["a"]}, "x: labels must be a table of tables, not ['a']"),
