@@ -39,6 +39,14 @@ class Budget:
             )
         return cls(kind, value)
 
+    def reached(self, share: float, spent: float) -> bool:
+        """Whether a share of the budget is used up when the share ``spent`` is.
+
+        Where a step may cost nothing, such as an update that asks the reward nothing, only going
+        beyond shows that no further step fits.
+        """
+        return spent > share or (spent == share and self.kind != "queries")
+
 
 #: Shares of the budget at which every method is evaluated; evenly spaced in the logarithm after the
 #: base model.

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import platform
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from importlib.metadata import version
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,17 +13,17 @@ import torch
 from torch import Tensor
 
 from benchmarks import registry
-from benchmarks.api import Context, Method, Reward, StepResult, Task, UserError
+from benchmarks.api import Context, Method, Reward, Scale, StepResult, UserError
 from benchmarks.backbone.checkpointing import Plan
 from benchmarks.backbone.lora_sd import LoraSD
-from benchmarks.compute.budget import FRACTIONS, Budget
 from benchmarks.compute.ledger import Ledger
-from benchmarks.config import RULES, Memory, Precision
-from benchmarks.distributed import from_first, rank, start
+from benchmarks.distributed import alone, from_first, rank, start
 from benchmarks.forecast.forecast import choose
 from benchmarks.harness import interrupt
 from benchmarks.harness.evaluate import Evaluation, calibrate, evaluate, pictures
 from benchmarks.harness.guard import Guard
+from benchmarks.harness.placebo import placebo
+from benchmarks.harness.spec import Spec
 from benchmarks.records import tracking
 from benchmarks.records.cell import Cell, write_json
 from benchmarks.records.circumstances import facts
@@ -39,83 +36,6 @@ CHECKPOINT_EVERY = 30.0
 
 Found = TypeVar("Found")
 Progress = Callable[[float, str], None]  # share of the budget used, what to say
-
-
-@dataclass(frozen=True, kw_only=True)
-class Spec:
-    """One cell: a method with its configuration on a task, with a reward, seed and budget."""
-
-    method: str
-    config: Any
-    task: Task
-    reward: str
-    backbone: str
-    seed: int
-    budget: Budget
-    evaluation: Mapping[str, Any]
-    rank: int = 4
-    precision: Precision
-    memory: Memory = "auto"
-    compile: bool = False
-    sources: Mapping[str, str] = field(default_factory=dict)  # of the values; outside the hash
-
-    @property
-    def train_reward(self) -> str:
-        """The reward the method optimises: a gradient method gets the differentiable stand-in.
-
-        Raises UserError if it needs a gradient and there is none.
-        """
-        needs = registry.methods.get(self.method).needs
-        reward = registry.rewards.get(self.reward)
-        if "reward_grad" not in needs or reward.differentiable:
-            return self.reward
-        stand_in: str | None = reward.stand_in
-        if stand_in is None:
-            usable = [n for n in registry.rewards.names() if _differentiable(n)]
-            raise UserError(
-                f"method {self.method!r} needs the gradient of the reward, and {self.reward!r} is "
-                f"a black box; use one of {', '.join(usable)}"
-            )
-        return stand_in
-
-    @property
-    def reported(self) -> list[str]:
-        """The rewards in every evaluation of this cell."""
-        return reported(self.reward, self.task)
-
-    def description(self) -> dict[str, Any]:
-        """What identifies the cell, for ``cell.json`` and its hash."""
-        return {
-            "rules": RULES,
-            "method": self.method,
-            "task": self.task.name,
-            "reward": self.reward,
-            "train_reward": self.train_reward,
-            "reported": self.reported,
-            "units": {n: registry.rewards.get(n).unit for n in self.reported},
-            "details": {n: registry.rewards.get(n).recorded for n in self.reported},
-            "backbone": self.backbone,
-            "seed": self.seed,
-            "budget": dataclasses.asdict(self.budget),
-            "config": dataclasses.asdict(self.config),
-            "evaluation": dict(self.evaluation),
-            "rank": self.rank,
-            "memory": self.memory,
-            "precision": self.precision,
-            "prompts": dataclasses.asdict(self.task),
-            "versions": {n: version(n) for n in ("torch", "diffusers", "peft", "transformers")},
-            "machine": platform.machine(),
-        } | ({"compile": True} if self.compile else {})
-
-
-def reported(reward: str, task: Task) -> list[str]:
-    """The rewards in every evaluation: the task's own, its stand-in, the held-out ones."""
-    stand_in = registry.rewards.get(reward).stand_in
-    return list(dict.fromkeys([reward, *([stand_in] if stand_in else []), *task.held_out]))
-
-
-def _differentiable(name: str) -> bool:
-    return bool(registry.rewards.get(name).differentiable)
 
 
 def peak_memory(device: torch.device) -> dict[str, int]:
@@ -186,37 +106,68 @@ class Run:
         self.rewards: dict[str, Reward] = {
             name: registry.rewards.get(name)(harness.device) for name in spec.reported
         }
-        space = spec.evaluation["features"]
+        space = spec.evaluation.features
         self.space = self.rewards.get(space) or registry.rewards.get(space)(harness.device)
         self.base_features: dict[str, Tensor] = {}  # by split, on the evaluation's noise
         self.normalisers = self._calibrate()
         train = self.rewards[spec.train_reward]
         self._price_reward(train)
         self.streams = Streams(spec.seed)
-        self.guard = Guard(self.ledger, spec.train_reward, self.ledger.counted(train))
+        paid = self.ledger.counted(train)
+        if spec.placebo:
+            paid = placebo(paid, self.scale)
+        self.guard = Guard(self.ledger, spec.train_reward, paid, self.scale)
         context = Context(
             backbone=self.backbone,
             reward=self.guard.reward,
             prompts=self._prompts,
             streams=self.streams,
+            scale=self.scale,
         )
+        if not spec.rank:
+            self.scale()  # as long as all weights are still the base model's
         method_class = registry.methods.get(spec.method)
         self.method: Method = method_class(spec.config, context)
         self._evaluated: dict[int, list[Evaluation]] = {}
 
     def _calibrate(self) -> dict[str, Any]:
-        prompts, settings = self.spec.task.evaluation_prompts()["train"], self.spec.evaluation
-        steps, guidance = settings["sampling_steps"], settings["guidance"]
+        prompts = self.spec.task.evaluation_prompts()["train"]
+        return calibrate(self.rewards, prompts, lambda: self._base_images(prompts))
+
+    def _base_images(self, prompts: Sequence[str]) -> Tensor:
+        """The base model's pictures of ``prompts``, the same in all cells, off the ledger."""
+        settings = self.spec.evaluation
+        part = (0.0, 0.0) if self.spec.rank else (0.0, 1.0)  # of the steps that use LoRA matrices
 
         def measure() -> Tensor:
+            steps, guidance = settings.sampling_steps, settings.guidance
             with self.ledger.paused():
-                return pictures(self.backbone, prompts, steps, guidance)
+                return pictures(self.backbone, prompts, steps, guidance, part=part)
 
-        def draw() -> Tensor:
-            shown = self.harness.base(f"pictures {self._base_key()}", measure)
-            return shown.to(self.harness.device)
+        images = self.harness.base(f"pictures {self._base_key()}", measure)
+        return images.to(self.harness.device)
 
-        return calibrate(self.rewards, prompts, draw)
+    def scale(self) -> Scale:
+        """The base model's mean and deviation of the train reward; see ``Context``."""
+        name = self.spec.train_reward
+        if self.rewards[name].standardised:
+            return Scale(mean=0.0, deviation=1.0)
+
+        def measure() -> Scale:
+            prompts = self.spec.task.evaluation_prompts()["train"]
+            with alone(), torch.no_grad():  # others may not need it now
+                values = self.rewards[name](self._base_images(prompts), prompts).double()
+            finite = values[values.isfinite()]
+            if not len(finite):
+                raise UserError(
+                    f"reward {name!r} has no finite value for the base model's pictures"
+                )
+            deviation = float(finite.std(correction=0))
+            return Scale(mean=float(finite.mean()), deviation=deviation or 1.0)
+
+        found = self.harness.base(f"scale {name} {self._base_key()}", measure)
+        self.normalisers.setdefault(name, {}).update(dataclasses.asdict(found))
+        return found
 
     def _price_reward(self, reward: Reward) -> None:
         with torch.no_grad(), self.ledger.paused():
@@ -255,7 +206,7 @@ class Run:
                 record = _numbers(result) | state.totals | peak
                 self.cell.append("steps", {"step": state.step} | record)
                 self.progress(spent, f"reward {result.reward:.4g}")
-            while pending and spent >= pending[0]:
+            while pending and budget.reached(pending[0], spent):
                 exact = spent == pending[0] > 0  # a first step without cost is no base model
                 self._evaluate(state if exact else before, pending.pop(0))
             if spent > 1:
@@ -273,11 +224,11 @@ class Run:
         saved = self.cell.begin()
         self.backbone.use(saved["memory"] if saved else self._memory())
         if saved is None:
-            return self._snapshot(0), list(FRACTIONS)
+            return self._snapshot(0), list(self.spec.evaluate_at)
         self.ledger.load_state_dict(saved["ledger"])
         self.backbone.load_lora_state(saved["lora"])
         self.method.load_state_dict(saved["method"])
-        self.guard.neutral = saved["neutral"]
+        self.guard.mute = saved["mute"]
         self.base_features = saved["base_features"]
         return self._snapshot(saved["step"]), saved["pending"]
 
@@ -301,7 +252,7 @@ class Run:
                 "lora": state.weights,
                 "method": self.method.state_dict(),
                 "ledger": self.ledger.state_dict(),
-                "neutral": self.guard.neutral,
+                "mute": self.guard.mute,
                 "base_features": self.base_features,
             },
         )
@@ -336,7 +287,7 @@ class Run:
     def _base_key(self) -> str:
         spec = self.spec
         model = (spec.backbone, spec.precision)
-        return repr((model, spec.task, sorted(spec.reported), dict(spec.evaluation)))
+        return repr((model, spec.task, sorted(spec.reported), spec.evaluation))
 
 
 def _numbers(result: StepResult) -> dict[str, float | None]:

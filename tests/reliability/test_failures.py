@@ -14,10 +14,9 @@ import analysis.report
 import run_benchmark
 from benchmarks import registry
 from benchmarks.api import Reward, StepResult, UserError
-from benchmarks.experiments.cells import specs
+from benchmarks.experiments.cells import resolve
 from benchmarks.harness import loop
 from benchmarks.records.cell import Cell
-from methods.refl import ReFL
 
 
 class Broken(Reward):
@@ -101,7 +100,7 @@ def test_a_full_disk(arguments, tmp_path, monkeypatch, capsys):
 
 def test_a_cell_that_another_process_finishes_is_not_started_over(tmp_path, monkeypatch):
     """The other process ends after we have looked and before we hold the lock."""
-    (spec,) = specs({"refl": ReFL.Config()}, budget="steps=1")
+    (spec,) = resolve({"refl": []}, budget="steps=1")
     claim = Cell._claim
 
     def late(cell: Cell) -> None:
