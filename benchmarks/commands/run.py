@@ -80,6 +80,8 @@ class Options(First):
     memory: config.Memory = "auto"
     """What is kept for the backward pass: all (store), the latents between sampling steps (step),
     inside the U-Net only its blocks' inputs too (unet). auto: the fastest of these that fits."""
+    placebo: bool = False
+    """Also run each method on a reward without meaning: what it gains there, it did not learn."""
     compile: bool = False
     """Put the U-Net through torch.compile: faster steps after a minute or two, for long runs."""
     out: Path = Path("runs")
@@ -127,7 +129,12 @@ def compare(arguments: list[str]) -> int:
 
     chosen: Any = {name: getattr(options, name) for name in CELL_OPTIONS}
     named = [options.reward, *(options.held_out or ()), *map(str, options.plugin)]
-    cells = resolve(layers, **chosen, given=sources, named=named)
+    arms = (False, True) if options.placebo else (False,)
+    cells = [
+        cell
+        for placebo in arms
+        for cell in resolve(layers, **chosen, placebo=placebo, given=sources, named=named)
+    ]
     return run(cells, options.out, options)
 
 

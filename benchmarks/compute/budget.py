@@ -39,6 +39,12 @@ class Budget:
             )
         return cls(kind, value)
 
+    def times(self, factor: float) -> Budget:
+        """So many times the amount. Raises UserError for a factor below 1."""
+        if not 1 <= factor < float("inf"):
+            raise UserError(f"budget_factor is {factor:g}; it must be at least 1")
+        return Budget(self.kind, self.amount * factor)
+
     def reached(self, share: float, spent: float) -> bool:
         """Whether a share of the budget is used up when the share ``spent`` is.
 
@@ -51,3 +57,16 @@ class Budget:
 #: Shares of the budget at which every method is evaluated; evenly spaced in the logarithm after the
 #: base model.
 FRACTIONS = (0.0, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+
+
+def fractions(factor: float) -> tuple[float, ...]:
+    """Shares of ``factor`` budgets that cost what ``FRACTIONS`` of one budget cost, then doubled.
+
+    Of 8 budgets: 0, 1/128, 1/64, 1/32, 1/16, 1/8, 1/4, 1/2 and 1.
+    """
+    if factor == 1:
+        return FRACTIONS
+    found = [share / factor for share in FRACTIONS]
+    while 2 * found[-1] < 1:
+        found.append(2 * found[-1])
+    return (*found, 1.0)

@@ -22,7 +22,7 @@ from accelerate import debug_launcher
 from torch import Tensor
 
 from benchmarks import distributed, registry
-from benchmarks.api import Context, EvaluationSettings, Method, Reward, Task, UserError
+from benchmarks.api import Context, EvaluationSettings, Method, Reward, Scale, Task, UserError
 from benchmarks.backbone.lora_sd import LoraSD
 from benchmarks.cli import meanings
 from benchmarks.compute.budget import Budget
@@ -142,6 +142,7 @@ def bench_of(name: str, config: Any, reward: Reward, prompts: Sequence[str]) -> 
         reward=backbone.ledger.counted(reward),
         prompts=lambda step, count: [prompts[(step + i) % len(prompts)] for i in range(count)],
         streams=Streams(0),
+        scale=lambda: Scale(mean=-50.0, deviation=10.0),
     )
     return Bench(registry.methods.get(name)(config, context), backbone)
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 from benchmarks.api import Task, UserError
 from benchmarks.backbone.lora_sd import default_precision
-from benchmarks.compute.budget import Budget
+from benchmarks.compute.budget import Budget, fractions
 from benchmarks.config import Layer, Memory, Precision, load_preset, load_task, method_config
 from benchmarks.distributed import leave, processes
 from benchmarks.harness.guard import NotFinite
@@ -47,6 +47,8 @@ def resolve(
     memory: Memory = "auto",
     compile: bool = False,
     rank: int = 4,
+    placebo: bool = False,
+    budget_factor: float = 1.0,
     given: Mapping[str, str] | None = None,
     named: Iterable[str] | None = None,
 ) -> list[Spec]:
@@ -55,8 +57,11 @@ def resolve(
     ``methods`` has, per method, what goes over its preset, lowest first. ``given`` says where those
     of the other arguments come from that somebody chose; the rest is the preset's (``task``,
     ``budget``), the task's (``held_out``), the device's (``precision``) or the default. ``named``
-    are the code files that the user named, by default in ``reward`` and ``held_out``. The command
-    line, Python, suites and searches all come here.
+    are the code files that the user named, by default in ``reward`` and ``held_out``. With
+    ``placebo`` the methods are paid without meaning. A ``budget_factor`` above 1 gives them so many
+    times the budget, and evaluations at the shares of one budget and then at its doublings, so that
+    costs are the same as those of cells with a factor of 1. The command line, Python, suites and
+    searches all come here.
 
     Raises UserError for what cannot work, before anything is computed.
     """
@@ -74,6 +79,7 @@ def resolve(
     sources |= dict.fromkeys(("task", "budget", "evaluation"), whose)
     sources |= {"held_out": f"task {prompts.name}", "precision": "device"}
     sources |= {"seed" if key == "seeds" else key: where for key, where in (given or {}).items()}
+    own_budget = Budget.parse(budget or preset.budget).times(budget_factor)
     cells = []
     configs = {name: method_config(name, preset, *layers) for name, layers in methods.items()}
     for seed in seeds:
@@ -86,12 +92,14 @@ def resolve(
                     reward=reward,
                     backbone=backbone,
                     seed=seed,
-                    budget=Budget.parse(budget or preset.budget),
+                    budget=own_budget,
                     evaluation=preset.evaluation,
                     rank=rank,
                     precision=precision or default_precision(),
                     memory=memory,
                     compile=compile,
+                    placebo=placebo,
+                    evaluate_at=fractions(budget_factor),
                     sources=sources | {f"config.{key}": where for key, where in own.items()},
                 )
             )

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import registry
-from benchmarks.api import Context, Method, Reward, UserError
+from benchmarks.api import Context, Method, Reward, Scale, UserError
 from benchmarks.backbone.checkpointing import PLANS, Plan, available
 from benchmarks.backbone.lora_sd import LoraSD
 from benchmarks.compute.budget import Budget
@@ -81,6 +81,7 @@ def _started(name: str, config: Any, backbone: LoraSD, streams: Streams) -> Meth
         reward=backbone.ledger.counted(reward),
         prompts=lambda step, count: [prompts[i % 45] for i in range(count)],
         streams=streams,
+        scale=lambda: Scale(mean=0.0, deviation=1.0),
     )
     return registry.methods.get(name)(config, context)
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from benchmarks import registry
-from benchmarks.api import Context, Reward
+from benchmarks.api import Context, Reward, Scale
 from benchmarks.backbone.checkpointing import Plan, recompute_blocks
 from benchmarks.backbone.lora_sd import LoraSD
 from benchmarks.config import load_task, override
@@ -60,6 +60,7 @@ class Ours:
             reward=self.backbone.ledger.counted(Brightness()),
             prompts=lambda step, count: [PROMPTS[i % len(PROMPTS)] for i in range(count)],
             streams=Streams(0),
+            scale=lambda: Scale(mean=0.0, deviation=1.0),
         )
         method, steps = cls(config, context), itertools.count()
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import Greyness, tiny_pipeline
 
-from benchmarks.api import Context, UserError
+from benchmarks.api import Context, Scale, UserError
 from benchmarks.backbone.lora_sd import LoraSD
 from benchmarks.compute.ledger import Ledger
 from benchmarks.streams import Streams
@@ -54,6 +54,7 @@ def test_ratio_is_exactly_one_in_half_precision(dtype: torch.dtype, plan):
         reward=Greyness(),
         prompts=lambda step, count: ["cat", "dog"] * (count // 2),
         streams=Streams(0),
+        scale=lambda: Scale(mean=0.0, deviation=1.0),
     )
     result = DDPO(Config(**SMALL, guidance=5.0), context).step(0)
     assert result.extra["ratio_deviation"] == 0.0
