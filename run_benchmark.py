@@ -67,11 +67,11 @@ class Options:
     """One cell per method and seed."""
     precision: config.Precision | None = None
     """Of the frozen base model; LoRA stays float32. Default: bf16 on CUDA, else fp32."""
-    memory: config.Memory = "auto"
-    """What is kept for the backward pass: all (store), the latents between sampling steps (step),
-    inside the U-Net only its blocks' inputs too (unet). auto: the fastest of these that fits."""
+    keep: config.KeepChoice = "auto"
+    """What is kept for the backward pass: all activations, the latents between sampling steps, or
+    of each pass its blocks' inputs too. auto: the fastest of these that fits."""
     compile: bool = False
-    """Put the U-Net through torch.compile: faster steps after a minute or two, for long runs."""
+    """Put the denoiser through torch.compile: faster steps after a minute or two, for long runs."""
     out: Path = Path("runs")
     """Where results go; finished cells there are not run again."""
     config: Path | None = None
@@ -150,7 +150,7 @@ def layered(options: Options) -> dict[str, tuple[Any, dict[str, str]]]:
 def provenance(arguments: list[str], options: Options) -> dict[str, dict[str, str]]:
     """Per method, where every value of its cells comes from, for ``cell.json``."""
     given = {a.split("=")[0][2:].replace("-", "_") for a in arguments if a.startswith("--")}
-    own = dict.fromkeys(("backbone", "reward", "seeds", "memory"), "default")
+    own = dict.fromkeys(("backbone", "reward", "seeds", "keep"), "default")
     preset = config.load_preset(options.backbone)["name"]
     own |= dict.fromkeys(("task", "budget"), f"preset {preset}")
     own |= {name: "command line" for name in own if name in given}
@@ -200,7 +200,7 @@ def compare(arguments: list[str]) -> int:
         budget=options.budget,
         seeds=options.seeds,
         precision=options.precision,
-        memory=options.memory,
+        keep=options.keep,
         compile=options.compile,
         sources=provenance(arguments, options),
         held_out=options.held_out,

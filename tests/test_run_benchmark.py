@@ -231,10 +231,9 @@ def test_a_failed_cell_is_recorded_and_the_others_go_on(tiny_folder, tmp_path, c
 
 def test_lora_has_the_papers_size_on_sd15_shapes():
     """Rank 4 on the attention projections of SD v1.5: 797,184 parameters, without weights."""
+    from benchmarks.backbone.lora_sd import TARGETS
     from diffusers import UNet2DConditionModel
     from peft import LoraConfig
-
-    from benchmarks.backbone.lora_sd import TARGETS
 
     with torch.device("meta"):
         unet = UNet2DConditionModel(cross_attention_dim=768)

@@ -13,7 +13,6 @@ from typing import Any
 
 import run_benchmark
 from benchmarks import api, config, registry, streams
-from benchmarks.backbone import ddim, lora_sd
 from benchmarks.cli import meanings
 from benchmarks.experiments import checkpoints
 from benchmarks.forecast import forecast
@@ -24,8 +23,9 @@ INTERFACE = (
     api.Method,
     api.StepResult,
     api.Context,
-    lora_sd.LoraSD,
-    ddim.Chain,
+    api.Backbone,
+    api.Sampler,
+    api.Trajectory,
     streams.Streams,
     api.Reward,
     api.Task,

@@ -13,10 +13,10 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.api import Task, UserError
-from benchmarks.backbone.lora_sd import default_precision
+from benchmarks.backbone import default_precision
 from benchmarks.compute.budget import Budget
 from benchmarks.config import (
-    Memory,
+    KeepChoice,
     Precision,
     load_preset,
     load_task,
@@ -49,7 +49,7 @@ def specs(
     budget: str | None = None,
     seeds: Sequence[int] = (0,),
     precision: Precision | None = None,
-    memory: Memory = "auto",
+    keep: KeepChoice = "auto",
     compile: bool = False,
     sources: Mapping[str, Mapping[str, str]] | None = None,
     held_out: Sequence[str] | None = None,
@@ -58,7 +58,7 @@ def specs(
     """One cell per method (name and Config) and seed.
 
     ``task`` and ``budget`` are the preset's if there is none, ``precision`` the device's.
-    ``compile`` puts the U-Net through ``torch.compile``. ``sources`` says per method where each
+    ``compile`` puts the denoiser through ``torch.compile``. ``sources`` says per method where each
     value comes from, for the record. ``held_out`` are the rewards that are only reported, by
     default the task's. ``rank`` is that of the LoRA matrices; 0: full fine-tuning.
 
@@ -86,7 +86,7 @@ def specs(
             evaluation=preset["evaluation"],
             rank=rank,
             precision=precision or default_precision(),
-            memory=memory,
+            keep=keep,
             compile=compile,
             sources=(sources or {}).get(name, {}),
         )

@@ -6,9 +6,9 @@
     run_benchmark.py evaluate ONE [OTHER] --sweep 5           from the base (or ONE) to ONE (OTHER)
     run_benchmark.py evaluate CHECKPOINT --parts 4            early or late sampling steps only
 
-A CHECKPOINT is a cell, a folder, or a .safetensors file of a U-Net LoRA as diffusers loads it. All
-pictures start from the noise of the runs' own evaluations. Each evaluation leaves a directory in
---out with its records and pictures, which the report draws.
+A CHECKPOINT is a cell, a folder, or a .safetensors file of a denoiser's LoRA, as diffusers loads
+it. All pictures start from the noise of the runs' own evaluations. Each evaluation leaves a
+directory in --out with its records and pictures, which the report draws.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch import Tensor
 
 from benchmarks import registry
 from benchmarks.api import Task, UserError
-from benchmarks.backbone.lora_sd import LoraSD, default_precision
+from benchmarks.backbone import default_precision, load, lora_file
 from benchmarks.cli import cli
 from benchmarks.compute.ledger import Ledger
 from benchmarks.config import load_preset, load_task
@@ -149,7 +149,7 @@ def describe(options: Options, chosen: list[Candidate]) -> dict[str, Any]:
 
 def _cell(path: Path) -> dict[str, Any]:
     """The cell a checkpoint belongs to, if it does."""
-    file = soup.weights_file(path).parent / "cell.json"
+    file = lora_file.weights_file(path).parent / "cell.json"
     try:
         return dict(json.loads(file.read_text("utf-8"))) if file.is_file() else {}
     except ValueError as error:
@@ -166,7 +166,7 @@ def _recorded(prompts: dict[str, Any]) -> Task:
 
 
 def _digest(path: Path) -> str:
-    return hashlib.sha256(soup.weights_file(path).read_bytes()).hexdigest()
+    return hashlib.sha256(lora_file.weights_file(path).read_bytes()).hexdigest()
 
 
 def _own_prompts(options: Options) -> list[str]:
@@ -186,13 +186,13 @@ def records(
     description: dict[str, Any], paths: tuple[Path, ...], chosen: list[Candidate], folder: Path
 ) -> Iterator[dict[str, Any]]:
     """Evaluate the base model and each candidate; a record per split, pictures in ``folder``."""
-    states = [soup.read(path) for path in paths]
+    states = [lora_file.read(path) for path in paths]
     size = sum(map(soup.rank, states)) or 1
     device = start()
-    model = LoraSD.load(
+    model = load(
         description["backbone"], Ledger(), precision=default_precision(), rank=size, device=device
     )
-    first = model.lora_state()
+    first = model.weights()
     for path, state in zip(paths, states, strict=True):
         wrong = [k for k in state if k not in first or _side(k, state[k]) != _side(k, first[k])]
         if wrong:
@@ -209,7 +209,7 @@ def records(
         calibrate(scorers, shown, lambda: pictures(model, shown, steps, guidance).to(device))
     base: dict[str, Tensor] = {}
     for number, candidate in enumerate([Candidate("base model", ()), *chosen]):
-        model.load_lora_state(
+        model.load_weights(
             soup.mix(states, candidate.coefficients, size) if candidate.coefficients else first
         )
         results = evaluate(
@@ -224,7 +224,7 @@ def records(
 
 def _side(key: str, matrix: Tensor) -> int:
     """The side of a LoRA matrix that is not its rank."""
-    return matrix.shape[1] if key.endswith(soup.A) else matrix.shape[0]
+    return matrix.shape[1] if key.endswith(lora_file.A) else matrix.shape[0]
 
 
 def main(arguments: list[str]) -> int:

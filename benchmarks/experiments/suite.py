@@ -38,7 +38,9 @@ from benchmarks.experiments import checkpoints
 from benchmarks.experiments.cells import plan, run_cells, specs
 from benchmarks.experiments.launch import parse_shard
 from benchmarks.forecast import forecast
-from benchmarks.forecast.meta_model import Model
+from benchmarks.forecast.ladder import rungs
+from benchmarks.forecast.meta_model import MetaModel
+from benchmarks.forecast.peak_memory import FILL
 from benchmarks.forecast.shapes import SHAPES
 from benchmarks.harness.loop import Spec
 from benchmarks.records.cell import Cell, write_json
@@ -240,7 +242,7 @@ def cost(items: Sequence[Item], backbone: str) -> Iterator[str]:
 
     Evaluations and the reward's own FLOPs are not counted.
     """
-    preset, models = load_preset(backbone), dict[int, Model]()
+    preset, models = load_preset(backbone), dict[int, MetaModel]()
     wanted: dict[tuple[Trial, str], set[int]] = {}
     for item in items:
         for trial in item.trials(preset).values():
@@ -255,17 +257,17 @@ def cost(items: Sequence[Item], backbone: str) -> Iterator[str]:
         counts[trial.method, trial.config, trial.rank, budget] += len(seeds)
     for (method, config, size, budget), number in counts.items():
         if size not in models:
-            models[size] = Model(backbone, "fp16", size)
-        plans = forecast.plan(method, config, models[size], Budget.parse(budget))["plans"]
-        fits = (m for m in plans if plans[m]["peak_bytes"] <= forecast.FILL * GPU_BYTES)
-        memory = next(fits, list(plans)[-1])
-        values = plans[memory]
+            models[size] = MetaModel(backbone, "fp16", size)
+        choices = forecast.plan(method, config, models[size], Budget.parse(budget))["keep"]
+        fits = (k for k in choices if choices[k]["peak_bytes"] <= FILL * GPU_BYTES)
+        keep = next(fits, list(choices)[-1])
+        values = choices[keep]
         each = values["hours"][GPU]
         hours += each * number
         yield (
             f"  {number:3} x {method}{', all weights' * (size == 0)}, {budget}: "
             f"{values['steps_in_budget']:,} steps, {each:,.3g} h, "
-            f"{values['peak_bytes'] / forecast.GIB:,.3g} GiB ({memory})"
+            f"{values['peak_bytes'] / forecast.GIB:,.3g} GiB ({keep})"
         )
     yield (
         f"{hours:,.4g} hours on one {GPU} at {forecast.UTILISATION:.0%} of its speed; evaluations "
@@ -312,7 +314,7 @@ def run(options: Options) -> tuple[Path, dict[str, str]]:
             checkpoints.run(evaluation.options, evaluation.folder)
     ladders = [item.ladder for item in chosen if item.ladder]
     if ladders and not (root / "memory.json").is_file() and rank() == 0:
-        write_json(root / "memory.json", {n: forecast.rungs(n) for n in dict.fromkeys(ladders)})
+        write_json(root / "memory.json", {n: rungs(n) for n in dict.fromkeys(ladders)})
     return out, failed
 
 

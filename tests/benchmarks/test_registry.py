@@ -12,7 +12,7 @@ import pytest
 import run_benchmark
 from benchmarks import registry
 from benchmarks.api import Preset, UserError
-from benchmarks.backbone.lora_sd import LoraSD
+from benchmarks.backbone import load as load_model
 from benchmarks.commands import list as listing
 from benchmarks.compute.ledger import Ledger
 
@@ -130,7 +130,7 @@ def test_a_function_may_load_the_model(fresh_registry):
         return Preset(name="own", model=load, preset={})
 
     with pytest.raises(NotAPipeline):
-        LoraSD.load("own", Ledger())
+        load_model("own", Ledger())
 
 
 @pytest.mark.parametrize(("kind", "name"), [("methods", "ddpo-sf"), ("rewards", "jpeg")])
