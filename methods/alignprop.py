@@ -23,10 +23,19 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, ClassVar, Literal
 
-from benchmarks.api import Context, Method, StepResult, UserError
-from benchmarks.distributed import parts, total
-from benchmarks.optim import AdamW, Optimizer
-from benchmarks.registry import method_variant, register_method
+from methods import (
+    AdamW,
+    Batch,
+    Context,
+    Method,
+    Optimizer,
+    StepResult,
+    UserError,
+    method_variant,
+    micro_batches,
+    register_method,
+    total,
+)
 
 Mode = Literal["full", "fixed", "per_trajectory", "normal", "per_step"]
 CODE = "AlignProp main branch"
@@ -50,7 +59,7 @@ class Truncation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Batch):
     """AlignProp for SD v1.5, as released."""
 
     batch_size: int = field(default=128, metadata={"help": f"samples per update [{CODE}]"})
@@ -58,7 +67,7 @@ class Config:
     sampling_steps: int = field(default=50, metadata={"help": f"DDIM steps [{CODE}]"})
     guidance: float = field(default=7.5, metadata={"help": f"guidance scale [{CODE}]"})
     eta: float = field(default=0.0, metadata={"help": f"DDIM stochasticity [{CODE}]"})
-    truncation: Truncation = Truncation()
+    truncation: Truncation = field(default=Truncation())
     target: float | None = field(
         default=None,
         metadata={"help": "approach this reward instead of maximising [10, aesthetic]"},
@@ -86,7 +95,7 @@ class AlignProp(Method):
                 f"{config.sampling_steps} sampling steps; choose 1 to {config.sampling_steps}"
             )
         self.config, self.context = config, context
-        self.sampler = context.backbone.chain(config.sampling_steps, config.eta)
+        self.sampler = context.backbone.sampler(config.sampling_steps, config.eta)
         self.optimizer = Optimizer(config.optimizer, context.backbone.parameters())
 
     def groups(self, samples: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
@@ -120,7 +129,7 @@ class AlignProp(Method):
         config = self.config
         prompts = self.context.prompts(step, config.batch_size)
         reward = loss = carried = 0.0
-        for part in parts(range(config.batch_size), config.micro_batch):
+        for part in micro_batches(range(config.batch_size), config.micro_batch):
             for number, rows in self.groups(part):
                 gradient = self.gradient_steps(step, number)
                 found = self.backward(step, rows, [prompts[i] for i in rows], gradient)

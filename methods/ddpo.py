@@ -8,26 +8,38 @@ minimised over all of them,
     rho_it = exp(log p_theta(x_{t-1} | x_t, c) - log p_old(x_{t-1} | x_t, c)),
 
 where A_i is the reward normalised by its prompt's running statistics, clipped to [-5, 5], and the
-log-probability is averaged over latent dimensions (ddpo-pytorch, ``ddim_with_logprob.py``). With
-``clip = None`` it is the score-function estimator, -A_i log p (DDPO-SF).
+log-probability is averaged over latent dimensions (ddpo-pytorch, ``ddim_with_logprob.py``). The
+mean is over the sampling steps that the sampler scores: all that have a density, without such as
+are nearly deterministic, whose noise would drown the others. With ``clip = None`` it is the
+score-function estimator, -A_i log p (DDPO-SF).
 
 Where a round serves one update only, theta is still old and rho = 1: the log-probabilities of
-sampling are those of the update. If the activation plan stores (``--memory``), they keep their
+sampling are those of the update. If all activations are kept (``--keep all``), they keep their
 graphs, and the forward passes of the update are saved; the gradient is the same.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from benchmarks.api import Context, Method, StepResult, UserError
-from benchmarks.distributed import gather, parts, share, total
-from benchmarks.lazy import torch
-from benchmarks.optim import AdamW, Optimizer
-from benchmarks.registry import method_variant, register_method
+from methods import (
+    AdamW,
+    Context,
+    Method,
+    Optimizer,
+    Sampling,
+    StepResult,
+    UserError,
+    gather,
+    method_variant,
+    micro_batches,
+    register_method,
+    torch,
+    total,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +48,7 @@ CODE = "ddpo-pytorch"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Sampling):
     """DDPO for SD v1.5 with LoRA, as in ddpo-pytorch."""
 
     samples_per_round: int = field(default=256, metadata={"help": f"samples per round [{CODE}]"})
@@ -56,7 +68,7 @@ class Config:
     )
     max_advantage: float = field(default=5.0, metadata={"help": f"advantage clip [{CODE}]"})
     timestep_fraction: float = field(
-        default=1.0, metadata={"help": f"of steps trained on [{CODE}]"}
+        default=1.0, metadata={"help": f"share of scored steps trained on [{CODE}]"}
     )
     buffer_size: int = field(default=32, metadata={"help": f"rewards kept per prompt [{CODE}]"})
     buffer_min: int = field(
@@ -65,6 +77,20 @@ class Config:
     optimizer: AdamW = field(
         default=AdamW(lr=3e-4, weight_decay=1e-4, clip=1.0), metadata={"help": f"[{CODE}]"}
     )
+
+    @property
+    def update_size(self) -> int:
+        return self.samples_per_round // self.updates_per_round
+
+    def resized(self, update_size: int) -> Config:
+        samples = update_size * self.updates_per_round
+        if samples % self.samples_per_prompt:
+            raise UserError(f"samples_per_round cannot be {samples}: see samples_per_prompt")
+        return replace(self, samples_per_round=samples)
+
+    def small(self, samples: int, sampling_steps: int) -> Config:
+        grouped = replace(self, samples_per_prompt=2, updates_per_round=2, micro_batch=samples // 2)
+        return grouped.resampled(sampling_steps).resized(samples // 2)
 
 
 class PromptStatistics:
@@ -89,7 +115,10 @@ class PromptStatistics:
 
 @dataclass
 class Round:
-    """One sampling round, on the CPU: latents (N, T + 1, C, h, w), log_probs (N, T), (N,)."""
+    """One sampling round of N pictures, on the CPU.
+
+    ``latents`` (N, T + 1, C, h, w), ``log_probs`` (N, scored sampling steps), ``advantages`` (N,).
+    """
 
     prompts: list[str]
     latents: Tensor
@@ -114,21 +143,29 @@ class DDPO(Method):
             )
         if config.samples_per_round % config.samples_per_prompt:
             raise UserError("samples_per_round must be a multiple of samples_per_prompt")
-        if config.eta <= 0:
-            raise UserError("DDPO needs a stochastic sampler: eta must be positive")
         self.config, self.context = config, context
-        self.sampler = context.backbone.chain(config.sampling_steps, config.eta)
+        self.sampler = context.backbone.sampler(config.sampling_steps, config.eta)
+        scored = len(self.sampler.scored)
+        if not scored:
+            raise UserError("DDPO needs a stochastic sampler: eta must be positive")
+        self.trained = round(config.timestep_fraction * scored)
+        if not 0 < self.trained <= scored:
+            raise UserError(
+                f"timestep_fraction is {config.timestep_fraction:g}: of {scored} scored sampling "
+                f"steps that is {self.trained}; choose above 0 to 1"
+            )
         self.optimizer = Optimizer(config.optimizer, context.backbone.parameters())
         self.statistics = PromptStatistics(config.buffer_size, config.buffer_min)
         self.round: Round | None = None
         #: This process's micro-batches of the round: rows, and log-probs with their graphs.
-        self.kept: list[tuple[slice, Tensor]] = []
+        self.kept: list[tuple[Sequence[int], Tensor]] = []
 
     def keeps(self) -> bool:
         """Whether sampling keeps what the update needs."""
         config = self.config
-        once = config.updates_per_round * config.inner_epochs == 1 and config.timestep_fraction == 1
-        return once and self.context.backbone.memory == "store"
+        once = config.updates_per_round * config.inner_epochs == 1
+        every = self.trained == len(self.sampler.scored)
+        return once and every and self.context.backbone.keep == "all"
 
     def step(self, step: int) -> StepResult:
         phase = step % (self.config.updates_per_round * self.config.inner_epochs)
@@ -151,8 +188,9 @@ class DDPO(Method):
         drawn = self.context.prompts(step, config.samples_per_round // config.samples_per_prompt)
         prompts = [prompt for prompt in drawn for _ in range(config.samples_per_prompt)]
         latents, log_probs, rewards, keeps = [], [], [], self.keeps()
+        gradient = [keeps and i in self.sampler.scored for i in range(len(self.sampler))]
         self.kept = []
-        for part in parts(range(config.samples_per_round), config.micro_batch):
+        for part in micro_batches(range(config.samples_per_round), config.micro_batch):
             texts, shape = [prompts[i] for i in part], backbone.latent_shape
             trajectory = backbone.sample(
                 self.sampler,
@@ -160,14 +198,14 @@ class DDPO(Method):
                 streams.normal("noise", step, part, shape),
                 guidance=config.guidance,
                 step_noise=streams.normal("eta", step, part, (len(self.sampler), *shape)),
-                gradient=[keeps] * len(self.sampler),
+                gradient=gradient,
                 connected=False,
             )
             assert trajectory.log_probs is not None
             latents.append(torch.stack(trajectory.latents, 1))
             log_probs.append(trajectory.log_probs)
             if keeps:
-                self.kept.append((slice(part[0], part[-1] + 1), trajectory.log_probs))
+                self.kept.append((part, trajectory.log_probs))
             with torch.no_grad():
                 rewards.append(self.context.reward(backbone.decode(trajectory.final), texts))
         scores = gather(rewards)
@@ -178,55 +216,62 @@ class DDPO(Method):
     def learn(self) -> list[tuple[float, float]]:
         """Accumulate the gradient of the round by the graphs that sampling has kept."""
         kept, self.kept = self.kept, []
-        size = self.config.samples_per_round * len(self.sampler)
+        columns = range(len(self.sampler.scored))
+        size = self.config.samples_per_round * len(columns)
         results = []
         while kept:  # one after the other, so that what has served is freed
             rows, log_probs = kept.pop()
-            results.append(self.backward(rows, slice(None), log_probs, size))
+            results.append(self.backward(rows, columns, log_probs, size))
         return results
 
     def replay(self, step: int, phase: int) -> list[tuple[float, float]]:
-        """Accumulate the gradient of one update: its micro-batches pass the U-Net once more."""
-        config = self.config
-        epoch, update = divmod(phase, config.updates_per_round)
-        # One permutation per pass; micro-batches of the first pass are those of the sampling, so
-        # that the ratio is exactly 1 before the first update.
-        groups = config.samples_per_round // config.micro_batch
-        order = list(range(groups))
-        if epoch:
-            order = self.context.streams.permutation("epoch", step - update, groups)
-        size = groups // config.updates_per_round
-        mine = share(order[update * size : (update + 1) * size])
-        return [result for group in mine for result in self.replayed(step, group, size)]
+        """Accumulate the gradient of one update: its samples pass the denoiser once more.
 
-    def replayed(self, step: int, group: int, groups: int) -> Iterator[tuple[float, float]]:
-        """Each sampling step of one micro-batch out of ``groups``."""
-        config, backbone, data = self.config, self.context.backbone, self.round
+        The first pass over a round has the order and the micro-batches of the sampling, so that the
+        ratio is exactly 1 before the first update; others are shuffled. With ``timestep_fraction``
+        below 1 all samples of an update train the same sampling steps.
+        """
+        config, streams = self.config, self.context.streams
+        epoch, update = divmod(phase, config.updates_per_round)
+        order = list(range(config.samples_per_round))
+        if epoch:
+            order = streams.permutation("epoch", step - update, config.samples_per_round)
+        batch = order[update * config.update_size : (update + 1) * config.update_size]
+        columns = streams.permutation("timesteps", step, len(self.sampler.scored))[: self.trained]
+        return [
+            self.replayed(rows, column, config.update_size * self.trained)
+            for rows in micro_batches(batch, config.micro_batch)
+            for column in columns
+        ]
+
+    def replayed(self, rows: Sequence[int], column: int, size: int) -> tuple[float, float]:
+        """One scored sampling step of one micro-batch."""
+        backbone, data = self.context.backbone, self.round
         assert data is not None
-        rows = slice(group * config.micro_batch, (group + 1) * config.micro_batch)
-        latents, text = data.latents[rows].to(backbone.device), backbone.encode(data.prompts[rows])
-        trained = round(config.timestep_fraction * len(self.sampler))
-        order = self.context.streams.permutation("timesteps", step, len(self.sampler), group)
-        for i in order[:trained]:
-            output = backbone.predict(
-                latents[:, i], self.sampler.timesteps[i], text, config.guidance, recompute=False
-            )
-            mean = self.sampler.mean(i, output, latents[:, i])
-            log_prob = self.sampler.log_prob(i, latents[:, i + 1], mean)
-            size = groups * config.micro_batch * trained
-            yield self.backward(rows, slice(i, i + 1), log_prob[:, None], size)
+        i = self.sampler.scored[column]
+        latents, drawn = (data.latents[list(rows), k].to(backbone.device) for k in (i, i + 1))
+        output = backbone.predict(
+            latents,
+            self.sampler.timesteps[i],
+            backbone.encode([data.prompts[row] for row in rows]),
+            self.config.guidance,
+            recompute=False,
+        )
+        mean = self.sampler.mean(i, output, latents)
+        log_prob = self.sampler.log_prob(i, drawn, mean)
+        return self.backward(rows, [column], log_prob[:, None], size)
 
     def backward(
-        self, rows: slice, steps: slice, log_probs: Tensor, size: int
+        self, rows: Sequence[int], columns: Sequence[int], log_probs: Tensor, size: int
     ) -> tuple[float, float]:
-        """Accumulate the gradient of some actions, (samples, sampling steps), out of ``size``.
+        """Accumulate the gradient of some actions, (samples, scored steps), out of ``size``.
 
         Returns their share of the mean loss and the largest |rho - 1|.
         """
         clip, data = self.config.clip, self.round
         assert data is not None
-        old = data.log_probs[rows, steps].to(log_probs.device)
-        advantages = data.advantages[rows, None].to(log_probs.device)
+        old = data.log_probs[list(rows)][:, list(columns)].to(log_probs.device)
+        advantages = data.advantages[list(rows), None].to(log_probs.device)
         ratio = torch.exp(log_probs - old)
         if clip is None:
             surrogate = -advantages * log_probs

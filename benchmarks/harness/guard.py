@@ -29,7 +29,7 @@ class NoSignal(RuntimeError):
 
 
 class Guard:
-    """Watches one cell; what it skips is in the ledger's count ``skipped``.
+    """Watches one cell; what it skips is counted by the ledger.
 
     A picture whose reward is not finite counts as an average one of the base model, the mean of
     ``scale``, and carries no gradient. So results do not depend on the micro-batch it stood in.
@@ -64,7 +64,7 @@ class Guard:
         return values
 
     def _skip(self, rows: Tensor, prompts: Sequence[str], values: Tensor, what: str = "") -> None:
-        self.ledger.counts["skipped"] += int(rows.sum())
+        self.ledger.skipped += int(rows.sum())
         for i in rows.nonzero().flatten().tolist():
             number = float(values[i])
             self.skipped.append(f"{what}reward {self.name!r} of prompt {prompts[i]!r} is {number}")
@@ -72,17 +72,17 @@ class Guard:
     def check(self, step: int, result: StepResult) -> None:
         """After a step that the processes have agreed on. Raises NotFinite and NoSignal."""
         if not math.isfinite(result.grad_norm):
-            self.ledger.counts["skipped"] += 1
+            self.ledger.skipped += 1
             asked = ", ".join(repr(p) for p in dict.fromkeys(self.prompts)) or "an earlier step"
             self.skipped.append(
                 f"gradient norm is {result.grad_norm}, reward {self.name!r} {result.reward:.4g} on "
                 f"prompts of {asked}"
             )
-        if self.ledger.counts["skipped"] > LIMIT:
+        if self.ledger.skipped > LIMIT:
             skipped = [text for others in exchange(self.skipped) for text in others]
             raise NotFinite(
                 f"step {step}: {skipped[-1] if skipped else 'nothing new'}; "
-                f"{self.ledger.counts['skipped']} skipped so far, the limit is {LIMIT}"
+                f"{self.ledger.skipped} skipped so far, the limit is {LIMIT}"
             )
         self.skipped, self.prompts = [], []
         mute = result.grad_norm == 0 or not result.informative
