@@ -221,7 +221,8 @@ def checked(cls: type, values: Any, where: str, below: Any = None) -> dict[str, 
     Raises UserError as ``build`` does, but nothing need be there.
     """
     _require_table(values, where)
-    kinds, found = _kinds(cls), {}
+    kinds = _kinds(cls)
+    found = {}
     for key, value in values.items():
         if key not in kinds:
             raise UserError(f"{where}: unknown key {key!r}; {hint(key, kinds)}")
@@ -259,7 +260,8 @@ NO_MATCH = object()
 def _converted(kind: Any, value: Any, where: str) -> Any:
     """``value`` if it is of the type, an int as the float that is wanted, a list as a tuple, a
     table as the dataclass; else NO_MATCH. Mistakes inside of tables raise UserError."""
-    origin, options = typing.get_origin(kind), typing.get_args(kind)
+    origin = typing.get_origin(kind)
+    options = typing.get_args(kind)
     if kind is Any:
         return value
     if origin is typing.Literal:
@@ -282,7 +284,8 @@ def _converted(kind: Any, value: Any, where: str) -> Any:
 
 def _wanted(kind: Any) -> str:
     """A type in words."""
-    origin, options = typing.get_origin(kind), typing.get_args(kind)
+    origin = typing.get_origin(kind)
+    options = typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(map(_wanted, options))
     if origin is typing.Literal:

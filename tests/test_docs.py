@@ -24,7 +24,7 @@ from analysis.claims import MEASURES
 from analysis.figures import FIGURES, TABLES
 from benchmarks import registry
 from benchmarks.cli import cli
-from benchmarks.commands import evaluate, plan, reference
+from benchmarks.commands import evaluate, plan
 from benchmarks.commands import run as running
 from benchmarks.commands import suite as suites
 from benchmarks.conformance import learns
@@ -212,9 +212,3 @@ def test_the_page_of_suites_names_every_key_figure_table_and_measure():
     names = [field.name for cls in classes for field in dataclasses.fields(cls)]
     names += [name for name, entry in FIGURES.items() if entry.of != "speed"]
     assert not [name for name in [*names, *TABLES, *MEASURES] if f"`{name}`" not in text]
-
-
-def test_the_reference_is_current():
-    assert reference.FILE.read_text("utf-8") == reference.text(), (
-        "python run_benchmark.py reference"
-    )

@@ -38,9 +38,9 @@ def main(arguments: list[str]) -> int:
         known = registry.KINDS[kind]
         print(f"{kind}:")
         for name in known.names():
-            print(f"  {name:24} {known.abouts[name]}{_unit(kind, name)} [{known.origins[name]}]")
+            print(f"  {name:24} {known.summaries[name]}{_unit(kind, name)} [{known.origins[name]}]")
         for pattern in known.patterns():
-            print(f"  {pattern:24} {known.abouts[pattern]} [{known.origins[pattern]}]")
+            print(f"  {pattern:24} {known.summaries[pattern]} [{known.origins[pattern]}]")
     for where, why in registry.broken.items():
         print(f"broken: {where}: {why}")
     return 0

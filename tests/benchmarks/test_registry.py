@@ -179,7 +179,7 @@ def test_names_read_without_importing_are_the_registered_ones(known: registry.Re
     for path in known.folder.glob("[!_]*.py"):
         importlib.import_module(f"{known.folder.name}.{path.stem}")
     assert read | set(known.patterns()) == set(known.entries)
-    assert all(known.abouts[name] for name in read)
+    assert all(known.summaries[name] for name in read)
 
 
 @pytest.mark.parametrize("text", ["syntax error(", "import no_such_module", "1 / 0"])

@@ -326,4 +326,4 @@ def test_a_plugin_adds_a_suite(place: Path, fresh_registry):
         return place / "small.toml"
 
     assert [one.name for one in suite.load(suite.Chosen(suite="ours"))] == ["curves", "weights"]
-    assert registry.suites.abouts["ours"] == "Two small items."
+    assert registry.suites.summaries["ours"] == "Two small items."
