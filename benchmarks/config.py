@@ -81,12 +81,7 @@ def _named(known: registry.Registry, name: str) -> Any:
 
 
 def _read_task(path: Path) -> Task:
-    try:
-        file = build(TaskFile, read_toml(path), str(path))
-    except UserError as error:
-        if "missing" not in str(error):
-            raise
-        raise UserError(f"{error}; benchmarks/tasks/animals.toml is a model") from error
+    file = build(TaskFile, read_toml(path), str(path))
     if file.template.count("{}") != 1:
         raise UserError(f"{path}: template must be a string with {{}} where the prompt goes")
     task = Task(

@@ -29,6 +29,7 @@ from benchmarks.commands import run as running
 from benchmarks.commands import suite as suites
 from benchmarks.conformance import learns
 from benchmarks.experiments import suite
+from benchmarks.experiments.requests import Chosen
 
 ROOT = Path(run_benchmark.__file__).parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("[!.]*/README.md")]
@@ -101,7 +102,7 @@ def command(words: list[str], folder: Path, compare: bool, monkeypatch: pytest.M
         assert evaluate.parse(rest).checkpoints
     elif verb == "suite":
         options = suites.parse(rest)
-        assert suite.load(suite.Chosen(suite=options.suite, backbone=options.backbone))
+        assert suite.load(Chosen(suite=options.suite, backbone=options.backbone))
     elif verb in ("status", "report") and not Path(rest[0]).exists():
         return  # of runs from another page
     elif verb == "search":

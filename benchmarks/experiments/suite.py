@@ -41,6 +41,7 @@ from benchmarks.distributed import rank, start
 from benchmarks.experiments import checkpoints
 from benchmarks.experiments.cells import announce, resolve
 from benchmarks.experiments.launch import Around, run_here_or_launched
+from benchmarks.experiments.requests import Chosen, Request
 from benchmarks.forecast import forecast
 from benchmarks.forecast.meta_model import Model
 from benchmarks.forecast.shapes import SHAPES
@@ -224,22 +225,6 @@ class Loaded:
         return found
 
 
-@dataclass(frozen=True, kw_only=True)
-class Chosen:
-    """Which suite, for which backbone, and which part of it."""
-
-    suite: str
-    """A name (see list suites), or the TOML file of your own."""
-    backbone: str = "emoji"
-    """A name (see list backbones), a TOML file of your own, a diffusers folder or a hub id."""
-    quick: bool = False
-    """The same tables and figures from one seed and small budgets, with wide intervals."""
-    only: tuple[str, ...] = ()
-    """Names of tables and figures. Default: all of them."""
-    plugin: tuple[Path, ...] = ()
-    """Python files that register what the suite names, or hold its rewards. They are run."""
-
-
 def load(chosen: Chosen) -> list[Loaded]:
     """The tables and figures of a suite. Raises UserError for bad names and files."""
     path = file_of(chosen.suite)
@@ -340,7 +325,7 @@ class Evaluation:
 
     folder: Path
     cells: tuple[Path, ...]
-    options: checkpoints.Request
+    options: Request
 
     @property
     def ready(self) -> bool:
@@ -360,7 +345,7 @@ def evaluations(loaded: Loaded, cells: Mapping[Any, Spec], runs: Path) -> Iterat
             name = f"evaluate-{kind}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
             options: Any = {"checkpoints": paths, "out": runs, kind: number}
             named = tuple(map(Path, loaded.named))
-            yield Evaluation(runs / name, paths, checkpoints.Request(**options, plugin=named))
+            yield Evaluation(runs / name, paths, Request(**options, plugin=named))
 
 
 def counted(items: Sequence[Loaded], preset: Preset) -> dict[tuple[Trial, str], int]:

@@ -160,7 +160,9 @@ def test_a_broken_plugin_is_listed_and_harms_nobody(tmp_path: Path):
     plugin.write_text("import no_such_module\n")
     done = command("--list", "methods", "--plugin", str(plugin))
     assert done.returncode == 0 and "  ddpo " in done.stdout
-    assert f"broken: {plugin}: ModuleNotFoundError: No module named 'no_such_m" in done.stdout
+    assert (
+        f"broken: --plugin {plugin}: ModuleNotFoundError: No module named 'no_such_m" in done.stdout
+    )
 
 
 def test_the_list_imports_nothing_heavy():
