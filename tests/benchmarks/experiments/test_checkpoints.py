@@ -7,21 +7,21 @@ import pytest
 import torch
 
 import run_benchmark
-from benchmarks.backbone.lora_sd import LoraSD
-from benchmarks.experiments import soup
+from benchmarks.backbone import lora_file
+from benchmarks.backbone.stable_diffusion import StableDiffusion
 
 
-def random_state(backbone: LoraSD, seed: int) -> soup.State:
+def random_state(backbone: StableDiffusion, seed: int) -> lora_file.State:
     generator = torch.Generator().manual_seed(seed)
-    return {k: torch.randn(v.shape, generator=generator) for k, v in backbone.lora_state().items()}
+    return {k: torch.randn(v.shape, generator=generator) for k, v in backbone.weights().items()}
 
 
 @pytest.fixture
-def two(backbone: LoraSD, tmp_path: Path) -> list[Path]:
+def two(backbone: StableDiffusion, tmp_path: Path) -> list[Path]:
     """Two checkpoints with every matrix non-zero."""
     folders = [tmp_path / "one", tmp_path / "two"]
     for seed, folder in enumerate(folders):
-        backbone.save_lora(folder, random_state(backbone, seed))
+        backbone.save_weights(folder, random_state(backbone, seed))
     return folders
 
 
