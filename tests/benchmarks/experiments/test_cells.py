@@ -68,7 +68,7 @@ def test_every_value_has_a_source():
     (spec,) = resolve({"refl": [({"batch_size": 2}, "mine")]}, given={"seeds": "command line"})
     values = {f"config.{key}" for key in config.flat(spec.description()["config"])}
     assert values | {
-        *("backbone", "reward", "seed", "memory", "compile", "rank", "task", "budget"),
+        *("backbone", "reward", "seed", "keep", "compile", "rank", "task", "budget"),
         *("evaluation", "held_out", "precision"),
     } == set(spec.sources)
     assert spec.sources["config.batch_size"] == "mine"
