@@ -39,7 +39,7 @@ def test_every_member_of_the_contract_is_explained(cls: type, text: str):
 
 def test_class_variables_of_rewards_and_methods_are_explained(text: str):
     for name in ("unit", "reference", "differentiable", "stand_in", "calibrates", "needs"):
-        assert re.search(rf"^\| `{name}` \| \w.* \|$", text, re.MULTILINE), name
+        assert re.search(rf"^\| `{name}` \| \S.* \|$", text, re.MULTILINE), name
 
 
 def test_every_verb_has_its_options(text: str):
