@@ -31,7 +31,7 @@ import tyro
 
 from benchmarks import config, registry
 from benchmarks.api import UserError
-from benchmarks.cli import cli, explained
+from benchmarks.cli import cli, explained, renamed
 from benchmarks.commands import list as listing
 from benchmarks.harness import interrupt
 from benchmarks.records import tracking
@@ -92,6 +92,7 @@ class Options:
 
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 1 a cell failed, 2 bad input, 130 interrupted."""
+    arguments = renamed(arguments)
     try:
         if arguments and arguments[0] in COMMANDS:
             command = importlib.import_module(COMMANDS[arguments[0]])

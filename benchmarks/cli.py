@@ -16,6 +16,7 @@ from typing import Any
 import tyro
 
 from benchmarks.api import UserError
+from benchmarks.config import OLD_KEEP
 
 
 def cli(form: Any, **options: Any) -> Any:
@@ -28,6 +29,21 @@ def cli(form: Any, **options: Any) -> Any:
             if not stop.code:  # help
                 raise
     raise UserError(" ".join(re.sub("╭.*╮|[─-╿]", " ", errors.getvalue()).split()))
+
+
+def renamed(arguments: list[str]) -> list[str]:
+    """The arguments, with ``--memory`` and its values as ``--keep`` and its: it was called so."""
+    new = {old: keep for keep, old in OLD_KEEP.items()}
+    found: list[str] = []
+    for argument in arguments:
+        option, equals, value = argument.partition("=")
+        if option == "--memory":
+            found.append(f"--keep{equals}{new.get(value, value)}")
+        elif found and found[-1] == "--keep":
+            found.append(new.get(argument, argument))
+        else:
+            found.append(argument)
+    return found
 
 
 def meanings(cls: Any) -> dict[str, str]:
