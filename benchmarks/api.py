@@ -23,15 +23,22 @@ class Task:
     """Prompts, splits and how they are evaluated."""
 
     name: str
+    """As in `--list tasks`, or the name of its file."""
     train: tuple[str, ...]
+    """The prompts that methods train on; at least one, none empty."""
     unseen: tuple[str, ...]
+    """Prompts that are only evaluated; at least one, none empty."""
     held_out: tuple[str, ...]
+    """Names of rewards that every evaluation reports and nobody trains on."""
     train_every: int
+    """Every so many training prompts one is evaluated; at least 1."""
     train_images: int
+    """Pictures per evaluated training prompt; at least 1."""
     unseen_images: int
+    """Pictures per unseen prompt; at least 1."""
 
     def evaluation_prompts(self) -> dict[str, list[str]]:
-        """Split -> one prompt per picture."""
+        """The evaluation's splits, `train` and `unseen`, each with one prompt per picture."""
         chosen = self.train[:: self.train_every]
         return {
             "train": [p for p in chosen for _ in range(self.train_images)],
@@ -40,17 +47,34 @@ class Task:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preset:
-    """A model, and the settings that suit it.
+class EvaluationSettings:
+    """How the pictures of an evaluation are drawn, and in which space they are compared."""
 
-    ``model`` is a diffusers folder, a hub id, a function that returns a diffusers pipeline, or the
-    class of a backbone of one's own family, a ``benchmarks.backbone.base.BaseBackbone``. ``preset``
-    has ``budget``, ``task``, ``evaluation`` and a table per method; ``name`` is whose preset it is.
-    """
+    sampling_steps: int
+    """Steps of the sampler without noise, from 1 to the backbone's training timesteps."""
+    guidance: float
+    """The guidance scale; 1: no guidance."""
+    features: str
+    """The reward whose `features` are the space of diversity, drift and collapse."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A base model, and the settings that suit it; one of `--list backbones`."""
 
     name: str
+    """Whose settings these are, as cells record it."""
     model: str | Callable[..., Any]
-    preset: Mapping[str, Any]
+    """A diffusers folder, a hub id, a function that returns a diffusers pipeline, or the class of a
+    backbone of one's own family, a ``benchmarks.backbone.base.BaseBackbone``."""
+    budget: str
+    """KIND=AMOUNT per cell where the user gives none."""
+    task: str
+    """The name of the task where the user gives none."""
+    evaluation: EvaluationSettings
+    """The same for every method."""
+    methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Per method, values over its Config's defaults, nested like it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,13 +82,13 @@ class StepResult:
     """What one optimizer step did; the harness records it."""
 
     reward: float
-    """Mean train reward of the images this step saw."""
+    """The mean train reward of the images that this step saw, in the reward's unit."""
     loss: float
-    """What was minimised, over all processes."""
+    """What was minimised, in the method's own unit."""
     grad_norm: float
-    """Of the gradient before clipping."""
+    """Euclidean norm of the gradient before clipping; a step where it is not finite is skipped."""
     extra: Mapping[str, float] = field(default_factory=dict)
-    """Further numbers to record, by name."""
+    """Whatever else is worth a column in steps.jsonl, by name."""
 
 
 class Reward(ABC):
@@ -75,11 +99,17 @@ class Reward(ABC):
     """
 
     unit: ClassVar[str]
+    """Of its values, for axes and tables."""
     reference: ClassVar[str]
+    """Where it comes from: a paper, a repository file."""
     differentiable: ClassVar[bool]
-    stand_in: ClassVar[str | None] = None  # a differentiable reward that approximates this one
-    recorded: ClassVar[str] = ""  # what else its values depend on, such as the preprocessing
-    calibrates: ClassVar[bool] = False  # whether ``calibrate`` must be called
+    """Whether its values carry a gradient to the images."""
+    stand_in: ClassVar[str | None] = None
+    """Name of a differentiable reward that approximates this one, for methods with a gradient."""
+    recorded: ClassVar[str] = ""
+    """What else its values depend on, such as the preprocessing; part of a cell's identity."""
+    calibrates: ClassVar[bool] = False
+    """Whether `calibrate` must be called before the first value."""
 
     @abstractmethod
     def __init__(self, device: Any) -> None: ...
@@ -268,13 +298,15 @@ class Context:
     """All that a method is handed."""
 
     backbone: Backbone
-    """The model, with the weights to train."""
+    """The model, with the weights that are trained."""
     reward: RewardFunction
-    """What is to be raised. Differentiable if the method needs that."""
+    """(images (B, 3, H, W) in [0, 1], B prompts) to (B,): the train reward, counted, and finite:
+    a value that is not counts as an average one and carries no gradient."""
     prompts: PromptSource
-    """The training prompts of an optimizer step."""
+    """(optimizer step, count) to that many training prompts. The same step and count always give
+    the same prompts. Raises UserError if count is below 1."""
     streams: Streams
-    """All randomness a method may use: draws named by purpose, optimizer step and sample."""
+    """All random numbers, named by purpose, step and global sample index."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -341,9 +373,9 @@ class Method(ABC):
     """One way of fine-tuning: it owns what one optimizer step does, and nothing else."""
 
     Config: ClassVar[type]
-    """Its settings: a frozen keyword-only dataclass, a ``Sampling``; every field has a default."""
+    """Its options: a frozen keyword-only dataclass, a ``Sampling``; every field has a default."""
     needs: ClassVar[frozenset[str]]
-    """What it asks of its surroundings: ``reward``, or ``reward_grad`` for the gradient too."""
+    """`reward` or `reward_grad`: with the latter it is refused for rewards without a gradient."""
 
     @abstractmethod
     def __init__(self, config: Any, context: Context) -> None: ...

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.api import UserError
 from benchmarks.compute.ledger import Ledger
-from benchmarks.config import Precision, load_backbone
+from benchmarks.config import Precision, load_preset
 
 if TYPE_CHECKING:
     from benchmarks.backbone.base import BaseBackbone
@@ -42,7 +42,7 @@ def unpriced(
     from benchmarks.backbone.stable_diffusion import StableDiffusion
 
     _silence()
-    model: Any = load_backbone(name).model
+    model: Any = load_preset(name).model
     dtype = DTYPES[precision]
     if isinstance(model, type) and issubclass(model, BaseBackbone):
         own: Any = model

@@ -24,7 +24,7 @@ from benchmarks.backbone import unpriced
 from benchmarks.backbone.base import BaseBackbone
 from benchmarks.backbone.stable_diffusion import StableDiffusion
 from benchmarks.compute.ledger import Ledger
-from benchmarks.config import load_backbone
+from benchmarks.config import load_preset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +134,7 @@ def shape(name: str) -> Shape:
     """
     if name in SHAPES:
         return SHAPES[name]
-    model = load_backbone(name).model
+    model = load_preset(name).model
     folder = Path(model if isinstance(model, str) else name)
 
     def read(file: str) -> dict[str, Any]:
@@ -200,6 +200,6 @@ def on_meta(name: str, rank: int) -> BaseBackbone:
     By its shape where that is written down or in a local folder. What a function makes is made,
     and its weights are then forgotten. Raises UserError for anything else.
     """
-    if name in SHAPES or isinstance(load_backbone(name).model, str):
+    if name in SHAPES or isinstance(load_preset(name).model, str):
         return ShapeOnly(shape(name), rank)
     return unpriced(name, Ledger(), rank=rank, device="meta")
