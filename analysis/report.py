@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from analysis import curves, gallery, preference, published, soups, tables
+from analysis import curves, gallery, preference, progress, published, soups, tables
 from analysis.collect import Comparison, Evaluated, collect
 from analysis.page import Section, page
 from analysis.sheets import Sheet, latex, markdown, numbers
@@ -76,7 +76,7 @@ def _runs(comparison: Comparison, styles: Looks, out: Path, suffix: str) -> Sect
         if sheet := build(comparison):
             section.sheets[name] = sheet
     if (comparison.evals["step"] > 0).any():
-        for name, draw in curves.FIGURES.items():
+        for name, draw in {**curves.FIGURES, "progress": progress.figure}.items():
             if figure := draw(comparison, styles):
                 write(out / f"{name}{suffix}.pdf", encoded(figure, "pdf"))
                 png = encoded(figure, "png")

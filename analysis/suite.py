@@ -14,14 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from analysis import claims, curves, headline, published, soups, tables
+from analysis import claims, coverage, curves, headline, progress, published, reasons, soups, tables
 from analysis.collect import Collected, Comparison, Evaluated, collect
 from analysis.records import ReportError, read_json, read_toml
 from analysis.report import slug, write
-from analysis.sheets import Sheet, Value, markdown
+from analysis.sheets import Sheet, Value, markdown, printed
 from analysis.style import Looks, encoded, looks
+from analysis.targets import guarded
 
 ROOT = Path(__file__).parent.parent
+FIGURES = {**curves.FIGURES, "progress": progress.figure}
 FACTS = ("device", "threads", "python", "precision", "versions")
 
 
@@ -35,6 +37,7 @@ class Item:
     text: Mapping[str, Any]  # its TOML file
     data: claims.Data
     notes: list[str]
+    found: list[list[claims.Finding]]  # of each claim
     figures: list[Path] = field(default_factory=list)
 
     @property
@@ -65,6 +68,7 @@ def _items(folder: Path) -> Iterator[Item]:
     index = read_json(folder / "suite.json")
     path = ROOT / index["suite"]
     memory = read_json(folder / "memory.json") if (folder / "memory.json").is_file() else {}
+    primary = read_toml(path).get("primary", {})
     for name, entry in index["items"].items():
         text = read_toml(path.with_suffix("") / f"{name}.toml")
         wanted = {**entry["cells"], **dict.fromkeys(entry["evaluations"], "")}
@@ -78,7 +82,9 @@ def _items(folder: Path) -> Iterator[Item]:
             evaluated=[one for one in runs.evaluated if one.rows],
             memory=memory.get(entry["ladder"], {}),
         )
-        yield Item(name, folder, entry, text, data, notes)
+        first = primary if primary.get("item") == name else None
+        found = claims.family(text.get("claims", ()), data, first)
+        yield Item(name, folder, entry, text, data, notes, found)
 
 
 def _write_item(item: Item) -> None:
@@ -114,16 +120,16 @@ def _figures(item: Item, comparison: Comparison, styles: Looks) -> Iterator[tupl
         return
     for name in item.text.get("figures", ()):
         if name == "headline" and _both(item, comparison):
-            drawn = headline.figure(comparison, styles, *item.labels)
+            drawn = headline.figure(comparison, styles, *_two(item, comparison))
             yield name, encoded(drawn, "png")
-        elif (draw := curves.FIGURES.get(name)) and (figure := draw(comparison, styles)):
+        elif (draw := FIGURES.get(name)) and (figure := draw(comparison, styles)):
             yield name, encoded(figure, "png")
 
 
 def _sheets(item: Item, comparison: Comparison) -> Iterator[Sheet]:
     for name in item.text.get("tables", ()):
         if name == "headline" and _both(item, comparison):
-            yield headline.sheet(comparison, *item.labels)
+            yield headline.sheet(comparison, *_two(item, comparison))
         elif (build := tables.TABLES.get(name)) and (sheet := build(comparison)):
             yield sheet
 
@@ -131,7 +137,13 @@ def _sheets(item: Item, comparison: Comparison) -> Iterator[Sheet]:
 def _both(item: Item, comparison: Comparison) -> bool:
     """Whether there are evaluations of both of an item's arms."""
     tuned = comparison.evals[comparison.evals["step"] > 0]
-    return set(item.labels) <= set(tuned["label"])
+    return set(_two(item, comparison)) <= set(tuned["label"])
+
+
+def _two(item: Item, comparison: Comparison) -> list[str]:
+    """An item's first two arms that are no placebos: the fast one and the slow one."""
+    placebos = {cell.label for cell in comparison.cells if cell.placebo}
+    return [label for label in item.labels if label not in placebos][:2]
 
 
 def _by_checkpoint(evaluated: Sequence[Evaluated], kind: str) -> dict[str, list[Evaluated]]:
@@ -158,14 +170,21 @@ def _page(root: Path, items: Sequence[Item]) -> Iterator[str]:
         "by hand, in the suite's TOML files.\n"
     )
     yield (
-        "- A value with an interval is the interquartile mean over seeds and its 95 % bootstrap "
-        "interval.\n"
-        "- A claim *holds* or *fails* where all of the interval is on one side; it is *undecided* "
-        "else. Each reward, and each kind of cost, is a finding of its own.\n"
+        "- A value with an interval is the interquartile mean over seeds; the interval is meant to "
+        "hold the truth 95 times in 100, for other seeds, prompts and pictures (on training "
+        "prompts that were all drawn: other seeds and pictures). The mean of all runs stands "
+        "beside it, because an interquartile mean hides one run in five that explodes.\n"
+        "- A claim *holds* or *fails* where its finding is decided at 5 %; it is *undecided* else. "
+        "*p* is corrected (Holm) for all findings of one section. One finding, named beforehand, "
+        "is *primary* and stands outside that correction. Queries, FLOPs and seconds are one "
+        "finding.\n"
+        "- *Learnt*: whether a gain is above that of a placebo, the same method trained on "
+        "shuffled rewards; without one it is not known.\n"
         "- Published numbers are as certain as they say: *source*, read in the primary source; "
         "*figure*, read off its figure by eye; *quoted*, by a third party; *weak*, from one "
         "summary note.\n"
     )
+    yield from _primary(items)
     for folder in dict.fromkeys(item.folder for item in items):
         yield from _circumstances(folder, [item for item in items if item.folder == folder])
     groups = [[i for i in items if i.name == n] for n in dict.fromkeys(i.name for i in items)]
@@ -187,6 +206,8 @@ def _page(root: Path, items: Sequence[Item]) -> Iterator[str]:
         yield "## Not there yet\n"
         yield "".join(f"- {note}\n" for note in dict.fromkeys(notes))
     yield f"## {markdown(published.sheet())}"
+    if sheet := coverage.sheet(root):
+        yield f"## {markdown(sheet)}"
 
 
 def _in_short(groups: Sequence[Sequence[Item]]) -> Sheet:
@@ -194,7 +215,7 @@ def _in_short(groups: Sequence[Sequence[Item]]) -> Sheet:
     rows: list[dict[str, Value]] = []
     for same in groups:
         for number, claim in enumerate(same[0].text.get("claims", ())):
-            found = [f for item in same for f in claims.findings(claim, item.data)]
+            found = [finding for item in same for finding in item.found[number]]
             said = " ".join(claim["paper"].split())
             title = (
                 "" if number else f"[{same[0].text['title']}](#{_anchor(same[0].text['title'])})"
@@ -212,14 +233,45 @@ def _claim(claim: claims.Claim, number: int, same: Sequence[Item]) -> Iterator[s
     yield f"**{number + 1}. The paper:** {claim['paper'].strip()}\n"
     if "published" in claim:
         yield f"Published: {published.said(claim['published'])}.\n"
-    rows = [(i.folder.name, f) for i in same for f in claims.findings(claim, i.data)]
+    rows = [(item.folder.name, finding) for item in same for finding in item.found[number]]
     if not rows:
         yield "No runs yet.\n"
         return
     yield f"We see ({claims.in_short([finding for _, finding in rows])}):\n"
-    yield f"{markdown(claims.sheet(rows)).strip()}\n"
+    text = markdown(claims.sheet(rows)).strip()
+    yield f"{text}\n"
+    for words in dict.fromkeys(w for item in same for w in _caveats(claim, item)):
+        yield f"{words}\n"
     if "why" in claim:
+        tables = [item.folder / f"{item.name}.md" for item in same]
+        shown = [path.read_text("utf-8") for path in tables if path.is_file()]
+        shown += [text, published.said(claim.get("published", ()))]
+        names = {name for item in same for name in (*item.labels, *item.data.rewards)}
+        where = f"{same[0].name}.toml, claim {number + 1}"
+        reasons.check(where, claim["why"], "\n".join(shown), names)
         yield f"**Why:** {claim['why'].strip()}\n"
+
+
+def _caveats(claim: claims.Claim, item: Item) -> Iterator[str]:
+    """What a comparison of two arms lacks."""
+    if claim["measure"] not in {"difference", "speedup"} or "of" in claim:
+        return
+    for comparison in item.data.comparisons:
+        arms = [label for label in claim["arms"] if label in comparison.labels]
+        if any(comparison.placebo(label) is None for label in arms):
+            yield "No placebo stands beside these runs: that either method learnt is not shown."
+        if not guarded(comparison.evals):
+            yield "These runs had no guard: a reward that rose at the pictures' cost counts."
+
+
+def _primary(items: Sequence[Item]) -> Iterator[str]:
+    """The finding that was named beforehand."""
+    for item in items:
+        for claim, found in zip(item.text.get("claims", ()), item.found, strict=True):
+            for one in (finding for finding in found if finding.primary):
+                said = " ".join(claim["paper"].split())
+                number = one.said or f"{printed(one.value, '.4g')}: {one.verdict}"
+                yield f"**Primary:** {said} {one.what}: {number}.\n"
 
 
 def _circumstances(folder: Path, items: Sequence[Item]) -> Iterator[str]:

@@ -101,6 +101,8 @@ class Item:
     figures: Sequence[str] = ()
     tables: Sequence[str] = ()
     claims: Sequence[Mapping[str, Any]] = ()
+    primary: Mapping[str, Any] = field(default_factory=dict)
+    guard: Sequence[str] = ()
 
     def trials(self, preset: Mapping[str, Any]) -> dict[tuple[str, str], Trial]:
         """By reward and label."""
