@@ -54,19 +54,20 @@ def changes(rows: pd.DataFrame, base: pd.DataFrame, column: str) -> Changes:
     origin = scores(base.iloc[0]["per_image"], column) if len(base) else {}
     found = [scores(pictures, column) for pictures in rows["per_image"]]
     keys = [key for key in origin if all(key in pictures for pictures in found)]
+    start = float(base[column].mean()) if len(base) else 0.0
     if keys:
         table = np.array([[pictures[key] for key in keys] for pictures in found])
-        table = table.reshape(len(found), len(keys))
         starts = np.array([origin[key] for key in keys])
+        start += float(starts.mean() - np.mean([*origin.values()]))
     else:
-        table = rows[column].to_numpy(float).reshape(-1, 1)
-        starts = np.array([base[column].mean() if len(base) else 0.0])
+        table, starts = rows[column].to_numpy(float).reshape(-1, 1), np.array([start])
+    table = table.reshape(len(found), len(starts))
     of = rows["seed"].to_numpy(int)
     seeds = sorted(set(of.tolist()))
     averaged = np.array([(table[of == seed] - starts).mean(0) for seed in seeds])
     whole = bool(rows["whole"].all())
-    layout = Layout(averaged.reshape(len(seeds), len(keys) or 1), tuple(p for p, _ in keys), whole)
-    return Changes(seeds, layout, float(starts.mean()))
+    layout = Layout(averaged.reshape(len(seeds), len(starts)), tuple(p for p, _ in keys), whole)
+    return Changes(seeds, layout, start)
 
 
 def change(rows: pd.DataFrame, base: pd.DataFrame, column: str) -> Estimate:
@@ -99,12 +100,13 @@ def curve(rows: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
     though the optimizer step that crosses it differs. The curve ends where the shortest run does,
     so that no point is a mean over fewer seeds than its neighbours.
     """
-    rows = rows.sort_values(["step", "fraction"], kind="stable")
+    columns = list(dict.fromkeys(["cell", "seed", "step", "fraction", "per_image", "whole", x, y]))
+    rows = rows[columns].sort_values(["step", "fraction"], kind="stable").reset_index(drop=True)
     base = rows[rows["step"] == 0].drop_duplicates("cell")
-    runs = [run for _, run in rows.groupby("cell")]
+    places = list(rows.groupby("cell").indices.values())
     points: list[Sequence[float]] = []
-    for k in range(min(map(len, runs), default=0)):
-        together = pd.concat([run.iloc[[k]] for run in runs])
+    for k in range(min(map(len, places), default=0)):
+        together = rows.iloc[[int(place[k]) for place in places]]
         typical = level(together, base, y)
         points.append((float(together[x].mean()), typical.value, typical.low, typical.high))
     return pd.DataFrame(points, columns=["x", "value", "low", "high"], dtype=float)

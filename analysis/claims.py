@@ -240,7 +240,8 @@ def sheet(rows: Sequence[tuple[str, Finding]]) -> Sheet:
     """Findings, each with the directory of results it is from if there are several."""
     lines: list[Mapping[str, Value]] = []
     for where, one in rows:
-        line: dict[str, Value] = {"what": one.what, "value": one.value}
+        known = not math.isnan(one.value.value)
+        line: dict[str, Value] = {"what": one.what, "value": one.value if known else "-"}
         line["mean of all runs"] = point(one.value.mean, one.value.seeds)
         line["p"] = _p(one)
         line |= {"learnt": one.learnt or "-", "verdict": one.verdict, "results": where}

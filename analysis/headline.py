@@ -296,6 +296,8 @@ def _guard(comparison: Comparison) -> str:
 
 def in_words(found: Speedup) -> str:
     """The ratio as the title of a panel."""
+    if math.isinf(found.times.low) and math.isinf(found.times.high):
+        return f"undecided ({printed(point(found.times.value), '.3g')})"
     return found.said or f"{printed(found.times, '.3g')} times less"
 
 
@@ -339,5 +341,5 @@ def _bar(axes: Axes, ours: Runs, theirs: Runs, base: float, divisor: float) -> N
         spent[i] = cost[0] / divisor
         markers[i] = ">" if is_open[0] else "|"
     axes.plot(spent, [base + level] * 2, color=GREY, lw=1, zorder=4)
-    for cost, marker in zip(spent, markers, strict=True):
-        axes.plot(cost, base + level, marker, color=GREY, ms=5, zorder=4)
+    for x, marker in zip(spent, markers, strict=True):
+        axes.plot(x, base + level, marker, color=GREY, ms=5, zorder=4)

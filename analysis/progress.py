@@ -60,13 +60,15 @@ class Distance:
 
 
 def distances(comparison: Comparison, split: str) -> list[Distance]:
-    """All that methods are compared at."""
+    """All that methods are compared at: only what some run has lost."""
+    rows = comparison.evals[comparison.evals["split"] == split]
     found = [Distance("drift")] if comparison.evals["drift"].notna().all() else []
     for name in fidelities(comparison):
         start = float(base_rows(comparison.evals, split)[name].mean())
         size = unit(comparison, split, name)
-        if size > 0:
-            found.append(Distance(name, start, size))
+        loss = Distance(name, start, size)
+        if size > 0 and (loss.of(rows) >= FALLS[0]).any():
+            found.append(loss)
     return found
 
 
@@ -175,14 +177,16 @@ def figure(comparison: Comparison, styles: Looks) -> Figure | None:
             for label, look in styles.items():
                 runs = _runs(comparison, label, split)
                 _draw(axes, [Path(run, comparison.reward) for run in runs], distance, look)
-            drift = distance.name == "drift"
-            axes.set(xlabel=with_unit(comparison, "drift") if drift else f"{distance.name} lost")
+            if distance.name == "drift":
+                axes.set(xscale="log", xlabel=with_unit(comparison, "drift"))
+            else:
+                axes.set(xlabel=f"{distance.name} lost (deviations)")
         for axes in grid[:, 0]:
             axes.set_ylabel(f"gain, {with_unit(comparison, comparison.reward)}")
         note = (
             "Training prompts. Thin: runs. Thick: the typical run where all runs of a method are "
-            "equally far, up to the one that goes least far; losses in deviations between the base "
-            f"model's pictures of one prompt. {caption(comparison.seeds(), drawn=True)}"
+            "equally far, up to the one that goes least far. Deviations: between the base model's "
+            f"pictures of one prompt. {caption(comparison.seeds(), drawn=True)}"
         )
         return finish(drawn, styles, note, {BASE: BASE_LINE})
 
@@ -200,7 +204,13 @@ def _draw(axes: Axes, paths: Sequence[Path], distance: Distance, look: Look) -> 
     most = min((float(distance.of(path.rows).max()) for path in paths), default=0.0)
     if most <= 0:
         return
-    x = np.linspace(0, most, POINTS).tolist()
+    least = max(float(distance.of(path.rows)[1]) for path in paths if len(path.gain) > 1)
+    if distance.name != "drift":
+        x = np.linspace(0, most, POINTS).tolist()
+    elif 0 < least < most:
+        x = np.geomspace(least, most, POINTS).tolist()
+    else:
+        return
     gains = [at(paths, distance, far)[0] for far in x]
     axes.plot(x, [gain.value for gain in gains], color=look.color, ls=look.linestyle, lw=1.6)
     axes.plot(x[-1], gains[-1].value, look.marker, color=look.color, ms=6, mec="white")

@@ -192,6 +192,8 @@ def _page(root: Path, items: Sequence[Item]) -> Iterator[str]:
     for same in groups:
         name = same[0].name
         yield f"## {same[0].text['title']}\n"
+        for words in dict.fromkeys(words for item in same for words in _lacks(item)):
+            yield f"{words}\n"
         for number, claim in enumerate(same[0].text.get("claims", ())):
             yield from _claim(claim, number, same)
         for item in same:
@@ -240,8 +242,6 @@ def _claim(claim: claims.Claim, number: int, same: Sequence[Item]) -> Iterator[s
     yield f"We see ({claims.in_short([finding for _, finding in rows])}):\n"
     text = markdown(claims.sheet(rows)).strip()
     yield f"{text}\n"
-    for words in dict.fromkeys(w for item in same for w in _caveats(claim, item)):
-        yield f"{words}\n"
     if "why" in claim:
         tables = [item.folder / f"{item.name}.md" for item in same]
         shown = [path.read_text("utf-8") for path in tables if path.is_file()]
@@ -252,16 +252,15 @@ def _claim(claim: claims.Claim, number: int, same: Sequence[Item]) -> Iterator[s
         yield f"**Why:** {claim['why'].strip()}\n"
 
 
-def _caveats(claim: claims.Claim, item: Item) -> Iterator[str]:
-    """What a comparison of two arms lacks."""
-    if claim["measure"] not in {"difference", "speedup"} or "of" in claim:
-        return
+def _lacks(item: Item) -> Iterator[str]:
+    """What would be needed to believe a comparison of methods, and is not there."""
+    arms = {label for claim in item.text.get("claims", ()) for label in claim.get("arms", ())}
     for comparison in item.data.comparisons:
-        arms = [label for label in claim["arms"] if label in comparison.labels]
-        if any(comparison.placebo(label) is None for label in arms):
-            yield "No placebo stands beside these runs: that either method learnt is not shown."
-        if not guarded(comparison.evals):
-            yield "These runs had no guard: a reward that rose at the pictures' cost counts."
+        there = [label for label in arms if label in comparison.labels]
+        if any(comparison.placebo(label) is None for label in there):
+            yield "*No placebo* stands beside these runs: what of a gain is learnt is not known."
+        if there and not guarded(comparison.evals):
+            yield "*No guard* watched these runs: a reward that rose at the pictures' cost counts."
 
 
 def _primary(items: Sequence[Item]) -> Iterator[str]:

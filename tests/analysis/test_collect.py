@@ -12,9 +12,9 @@ import pytest
 from synthetic_runs import GAIN, write_cell
 
 from analysis import __main__
+from analysis.changes import curve
 from analysis.collect import Collected, collect
 from analysis.records import ReportError
-from analysis.statistics import curve
 
 
 def same(one: Collected, other: Collected) -> None:

@@ -20,7 +20,14 @@ from analysis.preference import results
 from analysis.report import write_report
 from analysis.statistics import win_rate
 
-FIGURES = ("reward_curve", "cost_curves", "overoptimisation", "pareto", "time_to_target")
+FIGURES = (
+    "reward_curve",
+    "cost_curves",
+    "overoptimisation",
+    "pareto",
+    "time_to_target",
+    "progress",
+)
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +61,7 @@ def test_everything_is_there(report: Path) -> None:
         "costs",
         "matched_compute",
         "time_to_target",
+        "progress",
         "pairs",
         "published",
     )
