@@ -1,35 +1,45 @@
 """``python -m analysis RUNS... [--out DIR]``: rebuild the report of directories of runs.
 
-Of a directory with suites (``run_benchmark.py --suite``): their tables, figures and claims.
+Of a directory with suites (``run_benchmark.py suite``): their tables, figures and claims. The same
+as ``run_benchmark.py report``, and works where no method can run.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+
+import tyro
 
 from analysis.records import ReportError
 from analysis.report import write_report
 from analysis.suite import check, write_suite
 
 
-def main() -> int:
-    """Print the table; exit code 2 and one line on stderr when there is nothing to report."""
-    parser = argparse.ArgumentParser(prog="python -m analysis", description=__doc__)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUNS", help="directories of cells")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="default: the first of RUNS")
-    options = parser.parse_args()
+def main(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path | None = None) -> int:
+    """Rebuild the report of directories of runs.
+
+    Args:
+        runs: Directories of cells, or one that holds suites.
+        out: Where the report goes. Default: the first of the directories.
+    """
     try:
-        if suite := check(options.runs):
-            print(write_suite(suite), end="")
-            return 0
-        print(write_report(*options.runs, out=options.out), end="")
+        print(rebuild(runs, out), end="")
     except (ReportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
+def rebuild(runs: Sequence[Path], out: Path | None) -> str:
+    """Write the report again and return its main table, or a suite's page.
+
+    Raises ReportError when there is nothing to report.
+    """
+    suite = check(runs)
+    return write_suite(suite) if suite else write_report(*runs, out=out)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(tyro.cli(main, prog="python -m analysis"))

@@ -3,12 +3,14 @@
 A directory of runs holds one directory per cell with ``cell.json``, ``steps.jsonl``,
 ``evals.jsonl``, ``images/<split>/<step>/<index>.png`` and ``done`` or ``failed.json``; and one per
 ``run_benchmark.py evaluate`` with ``evaluation.json``, ``evals.jsonl`` and
-``images/<split>/<candidate>/<index>.png``. ``plan.json`` names the cells that were asked for.
+``images/<split>/<candidate>/<index>.png``. A directory with ``cell.json`` alone
+is a cell that was asked for and never begun.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -20,6 +22,7 @@ import pandas as pd
 from analysis.records import (
     BUDGETS,
     PLACEBO,
+    Note,
     ReportError,
     natural,
     plain,
@@ -123,7 +126,23 @@ class Collected:
 
     comparisons: list[Comparison]
     evaluated: list[Evaluated]
-    notes: list[str]
+    notes: list[Note]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """The records of one cell, as they were read."""
+
+    path: Path
+    info: Mapping[str, Any]  # cell.json
+    evals: pd.DataFrame
+    steps: pd.DataFrame
+
+
+def begun(folder: Path) -> bool:
+    """Whether there are records of a cell or an evaluation, and not its announcement alone."""
+    names = ("lock", "steps.jsonl", "evals.jsonl", "failed.json", "done", "evaluation.json")
+    return any((folder / name).exists() for name in names)
 
 
 def collect(*roots: Path, only: Mapping[str, str] | None = None) -> Collected:
@@ -132,40 +151,38 @@ def collect(*roots: Path, only: Mapping[str, str] | None = None) -> Collected:
     Of cells that occur several times the one that got furthest counts. ``only`` names the
     directories that are wanted, and the label of each cell.
     """
-    notes: list[str] = []
-    runs: dict[str, list[tuple[Path, dict[str, Any], pd.DataFrame, pd.DataFrame]]] = {}
+    notes: list[Note] = []
+    runs: dict[str, list[Run]] = {}
     evaluated = []
     directories = _directories(roots, notes, only)
     for path in directories:
-        problems: list[str] = []
         try:
             if (path / "evaluation.json").is_file():
                 info = read_json(path / "evaluation.json")
-                rows = read_lines(path / "evals.jsonl", problems)
+                rows = read_lines(path / "evals.jsonl", notes)
                 evaluated.append(Evaluated(path=path, info=info, rows=rows))
             else:
                 info = _info(path)
-                run = (path, info, read_evals(path, info, problems), read_steps(path, problems))
+                evals, steps = read_evals(path, info, notes), read_steps(path, notes)
+                run = Run(path=path, info=info, evals=evals, steps=steps)
                 runs.setdefault(_key(info, only is not None), []).append(run)
         except ReportError as error:
-            notes.append(f"failed: {path.name}: {error}")
+            notes.append(Note("failed", path.name, str(error)))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            notes.append(f"failed: {path.name}: foreign records ({type(error).__name__}: {error})")
-        for problem in problems:
-            kind, _, text = problem.partition(": ")
-            notes.append(f"{kind}: {path.name}: {text}")
+            text = f"foreign records ({type(error).__name__}: {error})"
+            notes.append(Note("failed", path.name, text))
     comparisons = [_compare(runs[key], only or {}) for key in sorted(runs)]
     for comparison in comparisons:
         notes += _gaps(comparison)
-    notes += _never_begun(roots, {path.name for path in directories})
     return Collected(comparisons, evaluated, sorted(notes))
 
 
 def _directories(
-    roots: Sequence[Path], notes: list[str], only: Mapping[str, str] | None
+    roots: Sequence[Path], notes: list[Note], only: Mapping[str, str] | None
 ) -> list[Path]:
     """Each cell and evaluation once, sorted by name."""
     found: list[Path] = []
+    waiting: set[str] = set()
     for root in roots:
         if not root.is_dir():
             raise ReportError(f"{root}: no such directory")
@@ -174,11 +191,20 @@ def _directories(
         for folder in (path for path in root.iterdir() if path.is_dir()):
             if only is not None and folder.name not in only:
                 continue
-            if any((folder / name).is_file() for name in ("cell.json", "evaluation.json")):
+            if (folder / "evaluation.json").is_file():
                 found.append(folder)
+            elif (folder / "cell.json").is_file():
+                if _announced(folder):
+                    waiting.add(folder.name)
+                else:
+                    found.append(folder)
             elif any(folder.glob("*.jsonl")):
-                notes.append(f"foreign: {folder.name}: records without cell.json were left out")
-    if not found:
+                notes.append(
+                    Note("foreign", folder.name, "records without cell.json were left out")
+                )
+    waiting -= {path.name for path in found}
+    notes += [Note("missing", name, "asked for and never begun") for name in waiting]
+    if not found and not waiting:
         raise ReportError(f"{', '.join(map(str, roots))}: no runs here (looked for */cell.json)")
     found = sorted(found, key=lambda path: (path.name, _progress(path)))
     chosen = []
@@ -187,8 +213,18 @@ def _directories(
         chosen.append(copies[-1])
         if len(copies) > 1:
             text = f"is there {len(copies)} times; the copy that got furthest counts"
-            notes.append(f"duplicated: {name}: {text}")
+            notes.append(Note("duplicated", name, text))
     return chosen
+
+
+def _announced(folder: Path) -> bool:
+    """Whether there is nothing but the description of a cell."""
+    if begun(folder):
+        return False
+    try:
+        return not set(NEEDED) - read_json(folder / "cell.json").keys()
+    except ReportError:
+        return False
 
 
 def _progress(path: Path) -> tuple[bool, bytes]:
@@ -226,55 +262,46 @@ def _key(info: Mapping[str, Any], any_amount: bool) -> str:
     return json.dumps([fixed, *(info.get(name) for name in names)], sort_keys=True)
 
 
-def _gaps(comparison: Comparison) -> list[str]:
+def _gaps(comparison: Comparison) -> list[Note]:
     """Cells not finished or without a step, and seeds that other methods have and one has not."""
     seeds = {int(cell.info["seed"]) for cell in comparison.cells}
-    notes = [
-        f"unfinished: {cell.path.name}: optimizer step {cell.last_step}"
-        for cell in comparison.cells
-        if not cell.finished
-    ]
-    notes += [
-        f"no step: {cell.path.name}: the budget is too small for one optimizer step"
-        for cell in comparison.cells
-        if cell.finished and cell.last_step == 0
-    ]
+    notes = []
+    for cell in comparison.cells:
+        if not cell.finished:
+            text = f"optimizer step {cell.last_step}"
+            notes.append(Note("unfinished", cell.path.name, text))
+        elif cell.last_step == 0:
+            text = "the budget is too small for one optimizer step"
+            notes.append(Note("no step", cell.path.name, text))
     for label in comparison.labels:
         there = {int(cell.info["seed"]) for cell in comparison.cells if cell.label == label}
         for seed in sorted(seeds - there):
-            notes.append(f"missing: {label}, seed {seed}: {comparison.title}")
+            notes.append(Note("missing", f"{label}, seed {seed}", comparison.title))
     return notes
 
 
-def _never_begun(roots: Sequence[Path], begun: set[str]) -> list[str]:
-    """Cells that a command asked for and that are in none of ``roots``."""
-    planned: set[str] = set()
-    for path in (root / "plan.json" for root in roots):
-        try:
-            planned |= set(json.loads(path.read_text("utf-8"))) if path.is_file() else set()
-        except (OSError, ValueError, TypeError) as error:
-            return [f"foreign: {path.name} cannot be read ({error})"]
-    return [f"missing: {name}: asked for and never begun" for name in sorted(planned - begun)]
-
-
 def _compare(
-    runs: Sequence[tuple[Path, dict[str, Any], pd.DataFrame, pd.DataFrame]],
+    runs: Sequence[Run],
     given: Mapping[str, str],
 ) -> Comparison:
-    info = next((own for _, own, _, _ in runs if not own.get("placebo")), runs[0][1])
+    info = next((run.info for run in runs if not run.info.get("placebo")), runs[0].info)
     _, divisor, unit = BUDGETS.get(info["budget"]["kind"], ("", 1.0, info["budget"]["kind"]))
-    labels = _labels([info for _, info, _, _ in runs])
     cells, evals = [], []
-    for (path, own, some, steps), label in zip(runs, labels, strict=True):
-        label = given.get(path.name, label)
-        peak = float(steps["peak_bytes"].max()) if "peak_bytes" in steps else float("nan")
-        last = 0 if steps.empty else int(steps["step"].max())
-        done = (path / "done").exists()
+    for run, label in zip(runs, _labels([run.info for run in runs]), strict=True):
+        label = given.get(run.path.name, label)
+        steps = run.steps
         cells.append(
-            Cell(path=path, info=own, label=label, finished=done, last_step=last, peak_bytes=peak)
+            Cell(
+                path=run.path,
+                info=run.info,
+                label=label,
+                finished=(run.path / "done").exists(),
+                last_step=0 if steps.empty else int(steps["step"].max()),
+                peak_bytes=float(steps["peak_bytes"].max()) if "peak_bytes" in steps else math.nan,
+            )
         )
-        evals.append(some.assign(label=label))
-    trained = {plain(own.get("train_reward", own["reward"])) for _, own, _, _ in runs}
+        evals.append(run.evals.assign(label=label))
+    trained = {plain(run.info.get("train_reward", run.info["reward"])) for run in runs}
     trained.add(info["reward"])
     evals = [frame for frame in evals if not frame.empty] or evals[:1]
     return Comparison(
@@ -284,7 +311,7 @@ def _compare(
         cells=cells,
         units=info["units"],
         held_out=tuple(name for name in info["reported"] if name not in trained),
-        budgets=sorted({float(own["budget"]["amount"]) / divisor for _, own, _, _ in runs}),
+        budgets=sorted({float(run.info["budget"]["amount"]) / divisor for run in runs}),
         budget_unit=unit,
         evals=pd.concat(evals, ignore_index=True),
     )

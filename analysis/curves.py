@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -235,13 +234,3 @@ def draw_lines(
         else:
             low, high = mean["low"], mean["high"]
             axes.fill_between(mean["x"], low, high, color=look.color, alpha=0.15, lw=0)
-
-
-#: Every figure of a comparison by file name.
-FIGURES: dict[str, Callable[[Comparison, Looks], Figure | None]] = {
-    "reward_curve": reward_curve,
-    "cost_curves": cost_curves,
-    "overoptimisation": overoptimisation,
-    "pareto": pareto,
-    "time_to_target": time_to_target,
-}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 
+from analysis.records import Note
 from analysis.sheets import Sheet
 
 SIDES = ("first", "second")
@@ -40,7 +41,7 @@ class Section:
     questions: list[dict[str, str]] = field(default_factory=list)
 
 
-def page(sections: Sequence[Section], notes: Sequence[str]) -> str:
+def page(sections: Sequence[Section], notes: Sequence[Note]) -> str:
     """The HTML text."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),

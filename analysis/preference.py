@@ -19,7 +19,7 @@ from PIL import Image
 
 from analysis.collect import Comparison
 from analysis.gallery import LARGEST, shown, steps
-from analysis.records import ReportError, read_json
+from analysis.records import Note, ReportError, read_json
 from analysis.sheets import Sheet, Value
 from analysis.statistics import win_rate
 from analysis.style import BASE
@@ -75,7 +75,7 @@ def picture(path: Path) -> str | None:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def results(roots: Sequence[Path], notes: list[str]) -> Sheet | None:
+def results(roots: Sequence[Path], notes: list[Note]) -> Sheet | None:
     """Win rates from all saved answers; files that are none are noted."""
     wins: dict[tuple[str, str, str], list[float]] = {}
     for path in sorted(path for root in roots for path in root.glob("preferences*.json")):
@@ -83,7 +83,7 @@ def results(roots: Sequence[Path], notes: list[str]) -> Sheet | None:
             answers = read_json(path)["answers"]
             rows = [(a["comparison"], a["one"], a["two"], a["choice"]) for a in answers]
         except (ReportError, KeyError, TypeError) as error:
-            notes.append(f"foreign: {path.name}: not a file of answers ({error})")
+            notes.append(Note("foreign", path.name, f"not a file of answers ({error})"))
             continue
         for title, one, two, choice in rows:
             first, second = sorted((str(one), str(two)))

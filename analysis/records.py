@@ -10,6 +10,7 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,20 @@ def natural(label: str) -> list[tuple[int, str]]:
     return [(int(part or 0) if part.isdigit() else -1, part) for part in re.split(r"(\d+)", label)]
 
 
+@dataclass(frozen=True, order=True)
+class Note:
+    """What is missing, failed, repeated or not ours, and so not (fully) in a report."""
+
+    kind: str
+    """missing, failed, unfinished, no step, duplicated, truncated or foreign."""
+    where: str
+    """The cell, file or method it is about."""
+    text: str = ""
+
+    def __str__(self) -> str:
+        return ": ".join(filter(None, (self.kind, self.where, self.text)))
+
+
 class ReportError(Exception):
     """The directory cannot be reported on; shown as one line."""
 
@@ -65,7 +80,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ReportError(f"{path} cannot be read ({error})") from error
 
 
-def read_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
+def read_lines(path: Path, notes: list[Note]) -> list[dict[str, Any]]:
     """The records of a JSON-lines file; a last line cut short by a crash is left out and noted.
 
     Raises ReportError for any other line that is not a JSON object.
@@ -78,7 +93,8 @@ def read_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
         except ValueError as error:
             if number < len(lines):
                 raise ReportError(f"{path.name} line {number} is not JSON") from error
-            problems.append(f"truncated: the last line of {path.name} was left out")
+            text = f"the last line of {path.name} was left out"
+            notes.append(Note("truncated", path.parent.name, text))
             continue
         if not isinstance(record, dict):
             raise ReportError(f"{path.name} line {number} is not an object")
@@ -91,23 +107,24 @@ def plain(reward: str) -> str:
     return reward.removeprefix(PLACEBO)
 
 
-def read_evals(path: Path, info: Mapping[str, Any], problems: list[str]) -> pd.DataFrame:
+def read_evals(path: Path, info: Mapping[str, Any], notes: list[Note]) -> pd.DataFrame:
     """The evaluations of the cell at ``path`` by step; ``info`` is its ``cell.json``.
 
     ``whole``: every training prompt was drawn, so that nothing is said about others. ``kept``: the
     guard's verdict on training prompts (``benchmarks/compute/floors.py``); None without a guard.
     Records that are not evaluations, and repeated ones (the later counts: a resumed run went on
-    from it), are left out and noted in ``problems``.
+    from it), are left out and noted in ``notes``.
     """
     column, divisor, _ = BUDGETS.get(info["budget"]["kind"], ("", 1.0, ""))
     rows = []
-    for record in read_lines(path / "evals.jsonl", problems):
+    for record in read_lines(path / "evals.jsonl", notes):
         try:
             row: dict[str, Any] = {"cell": path.name, "seed": int(info["seed"])}
             row |= {name: record[name] for name in ("split", "step", "fraction", *COUNTERS)}
             row |= {name: record["rewards"][name] for name in info["reported"]}
         except (KeyError, TypeError) as error:
-            problems.append(f"foreign: a record of evals.jsonl without {error} was left out")
+            text = f"a record of evals.jsonl without {error} was left out"
+            notes.append(Note("foreign", path.name, text))
             continue
         spent = row[column] / divisor if column else row["fraction"] * info["budget"]["amount"]
         pictures, asked = record.get("per_image", []), info.get("prompts") or {}
@@ -119,7 +136,8 @@ def read_evals(path: Path, info: Mapping[str, Any], problems: list[str]) -> pd.D
     frame = pd.DataFrame(rows, columns=None if rows else ["split", "step", "fraction"])
     once = frame.drop_duplicates(["split", "step", "fraction"], keep="last")
     if len(once) < len(frame):
-        problems.append(f"duplicated: {len(frame) - len(once)} evaluations repeated; last counts")
+        text = f"{len(frame) - len(once)} evaluations repeated; last counts"
+        notes.append(Note("duplicated", path.name, text))
     if once.empty:
         return once
     judged = once[once["split"] == "train"].set_index(["step", "fraction"])["kept"].to_dict()
@@ -128,16 +146,18 @@ def read_evals(path: Path, info: Mapping[str, Any], problems: list[str]) -> pd.D
     return once.sort_values(["step", "fraction"], kind="stable")
 
 
-def read_steps(path: Path, problems: list[str]) -> pd.DataFrame:
+def read_steps(path: Path, notes: list[Note]) -> pd.DataFrame:
     """The optimizer steps of the cell at ``path``; of a repeated one, the later record."""
-    records = read_lines(path / "steps.jsonl", problems)
+    records = read_lines(path / "steps.jsonl", notes)
     foreign = [record for record in records if "step" not in record]
     if foreign:
-        problems.append(f"foreign: {len(foreign)} records of steps.jsonl without a step left out")
+        text = f"{len(foreign)} records of steps.jsonl without a step left out"
+        notes.append(Note("foreign", path.name, text))
     frame = pd.DataFrame([record for record in records if "step" in record])
     if frame.empty:
         return frame
     once = frame.drop_duplicates("step", keep="last")
     if len(once) < len(frame):
-        problems.append(f"duplicated: {len(frame) - len(once)} optimizer steps repeated")
+        text = f"{len(frame) - len(once)} optimizer steps repeated"
+        notes.append(Note("duplicated", path.name, text))
     return once

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from analysis import curves, gallery, preference, progress, published, soups, tables
+from analysis import gallery, preference, published, soups, tables
 from analysis.collect import Comparison, Evaluated, collect
+from analysis.figures import FIGURES, TABLES, made_of
 from analysis.page import Section, page
 from analysis.sheets import Sheet, latex, markdown, numbers
 from analysis.style import Looks, encoded, looks
@@ -53,7 +54,8 @@ def write_report(*runs: Path, out: Path | None = None) -> str:
         write(out / f"{name}.csv", numbers(several).to_csv(index=False).encode())
         write(out / f"{name}.tex", "\n".join(map(latex, several)).encode())
         text = "\n".join(map(markdown, several))
-        write(out / f"{name}.md", (text + missing * (name == "table")).encode())
+        below = missing if name == "table" else ""
+        write(out / f"{name}.md", (text + below).encode())
     write(out / "report.html", page(sections, notes).encode())
     main = "\n".join(map(markdown, sheets.get("table", []))) or "No evaluations yet.\n"
     return main + missing
@@ -72,16 +74,16 @@ def _all_runs(drawn: Sequence[Comparison], styles: Looks, out: Path) -> list[Sec
 
 def _runs(comparison: Comparison, styles: Looks, out: Path, suffix: str) -> Section:
     section = Section(comparison.title)
-    for name, build in tables.TABLES.items():
-        if sheet := build(comparison):
+    for name, entry in made_of(TABLES, "comparison").items():
+        if sheet := entry.make(comparison):
             section.sheets[name] = sheet
     if (comparison.evals["step"] > 0).any():
-        for name, draw in {**curves.FIGURES, "progress": progress.figure}.items():
-            if figure := draw(comparison, styles):
+        for name, entry in made_of(FIGURES, "comparison").items():
+            if figure := entry.make(comparison, styles):
                 write(out / f"{name}{suffix}.pdf", encoded(figure, "pdf"))
                 png = encoded(figure, "png")
                 write(out / f"{name}{suffix}.png", png)
-                section.figures[_said(draw)] = png
+                section.figures[entry.about] = png
     grid = gallery.methods(comparison)
     _picture(section.grids, _said(gallery.methods), grid, out / f"methods{suffix}.png")
     for label in comparison.labels:
@@ -99,11 +101,12 @@ def _runs(comparison: Comparison, styles: Looks, out: Path, suffix: str) -> Sect
 def _evaluation(evaluated: Evaluated, out: Path) -> Section:
     section = Section(f"{evaluated.title} ({evaluated.info['kind']})")
     name = evaluated.path.name
-    if draw := soups.FIGURES.get(evaluated.info["kind"]):
-        figure = draw(evaluated)
+    if entry := made_of(FIGURES, "evaluations").get(evaluated.info["kind"]):
+        figure = entry.make(evaluated)
+        png = encoded(figure, "png")
         write(out / f"{name}.pdf", encoded(figure, "pdf"))
-        section.figures[_said(draw)] = encoded(figure, "png")
-        write(out / f"{name}.png", section.figures[_said(draw)])
+        write(out / f"{name}.png", png)
+        section.figures[entry.about] = png
     section.sheets["evaluate"] = soups.sheet(evaluated)
     grid = gallery.along_soup(evaluated)
     _picture(section.grids, _said(gallery.along_soup), grid, out / f"{name}_pictures.png")

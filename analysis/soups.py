@@ -166,10 +166,6 @@ def _counted(seeds: int) -> str:
     return "One checkpoint, so no interval." if seeds == 1 else caption([seeds], drawn=True)
 
 
-#: The figure for each kind of evaluation that has one.
-FIGURES = {"sweep": sweep, "parts": early_late}
-
-
 def sheet(*evaluated: Evaluated) -> Sheet:
     """Rewards and measures of every candidate on every split; of several seeds' checkpoints."""
     splits = dict.fromkeys(str(row["split"]) for row in evaluated[0].rows)

@@ -1,6 +1,6 @@
 """The tables and figures of a suite, and the page that goes through its claims.
 
-``run_benchmark.py --suite`` leaves ``DIR/*/suite.json``, which says whose cells below ``runs`` are
+``run_benchmark.py suite`` leaves ``DIR/*/suite.json``, which says whose cells below ``runs`` are
 in which table or figure; what is drawn of them and what the paper claims is in the suite's TOML
 files. ``python -m analysis DIR`` writes everything again from the records alone.
 """
@@ -14,16 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from analysis import claims, coverage, curves, headline, progress, published, reasons, soups, tables
-from analysis.collect import Collected, Comparison, Evaluated, collect
-from analysis.records import ReportError, read_json, read_toml
+from analysis import claims, coverage, published, reasons, soups
+from analysis.collect import Collected, Comparison, Evaluated, begun, collect
+from analysis.figures import FIGURES, TABLES, Entry, made_of
+from analysis.records import Note, ReportError, read_json, read_toml
 from analysis.report import slug, write
 from analysis.sheets import Sheet, Value, markdown, printed
 from analysis.style import Looks, encoded, looks
 from analysis.targets import guarded
 
 ROOT = Path(__file__).parent.parent
-FIGURES = {**curves.FIGURES, "progress": progress.figure}
 FACTS = ("device", "threads", "python", "precision", "versions")
 
 
@@ -36,7 +36,7 @@ class Item:
     entry: Mapping[str, Any]  # of suite.json
     text: Mapping[str, Any]  # its TOML file
     data: claims.Data
-    notes: list[str]
+    notes: list[Note]
     found: list[list[claims.Finding]]  # of each claim
     figures: list[Path] = field(default_factory=list)
 
@@ -72,10 +72,10 @@ def _items(folder: Path) -> Iterator[Item]:
     for name, entry in index["items"].items():
         text = read_toml(path.with_suffix("") / f"{name}.toml")
         wanted = {**entry["cells"], **dict.fromkeys(entry["evaluations"], "")}
-        there = {n: label for n, label in wanted.items() if (folder / "runs" / n).is_dir()}
+        there = {n: label for n, label in wanted.items() if begun(folder / "runs" / n)}
         runs = collect(folder / "runs", only=there) if there else Collected([], [], [])
-        notes = [note for note in runs.notes if not note.startswith("missing: ")]
-        notes += [f"missing: {n}" for n in wanted if n not in there]
+        notes = [note for note in runs.notes if note.kind != "missing"]
+        notes += [Note("missing", n) for n in wanted if n not in there]
         data = claims.Data(
             rewards=entry["rewards"],
             comparisons=[c for c in runs.comparisons if not c.evals.empty],
@@ -94,11 +94,11 @@ def _write_item(item: Item) -> None:
         for name, picture in _figures(item, comparison, styles):
             _keep(item, f"{name}{end}", picture)
         sheets += _sheets(item, comparison)
-    for kind in set(soups.FIGURES) & set(item.text.get("figures", ())):
-        for reward, same in _by_checkpoint(item.data.evaluated, kind).items():
-            figure = soups.FIGURES[kind](*same)
-            _keep(item, f"{kind}-{slug(reward)}", encoded(figure, "png"))
-            sheets.append(soups.sheet(*same))
+    for kind, entry in made_of(FIGURES, "evaluations").items():
+        if kind in item.text.get("figures", ()):
+            for reward, same in _by_checkpoint(item.data.evaluated, kind).items():
+                _keep(item, f"{kind}-{slug(reward)}", encoded(entry.make(*same), "png"))
+                sheets.append(soups.sheet(*same))
     if item.data.memory:
         rows = [{"trained": k, "GB": f"{v / 1e9:,.0f}"} for k, v in item.data.memory.items()]
         note = (
@@ -119,19 +119,25 @@ def _figures(item: Item, comparison: Comparison, styles: Looks) -> Iterator[tupl
     if not (comparison.evals["step"] > 0).any():
         return
     for name in item.text.get("figures", ()):
-        if name == "headline" and _both(item, comparison):
-            drawn = headline.figure(comparison, styles, *_two(item, comparison))
-            yield name, encoded(drawn, "png")
-        elif (draw := FIGURES.get(name)) and (figure := draw(comparison, styles)):
-            yield name, encoded(figure, "png")
+        if (arms := _arms(item, comparison, FIGURES[name])) is not None:
+            figure = FIGURES[name].make(comparison, styles, *arms)
+            if figure:
+                yield name, encoded(figure, "png")
 
 
 def _sheets(item: Item, comparison: Comparison) -> Iterator[Sheet]:
     for name in item.text.get("tables", ()):
-        if name == "headline" and _both(item, comparison):
-            yield headline.sheet(comparison, *_two(item, comparison))
-        elif (build := tables.TABLES.get(name)) and (sheet := build(comparison)):
-            yield sheet
+        if (arms := _arms(item, comparison, TABLES[name])) is not None:
+            sheet = TABLES[name].make(comparison, *arms)
+            if sheet:
+                yield sheet
+
+
+def _arms(item: Item, comparison: Comparison, entry: Entry) -> Sequence[str] | None:
+    """What a figure or table takes besides the comparison; None if it cannot be made of it."""
+    if entry.of == "comparison":
+        return []
+    return _two(item, comparison) if entry.of == "pair" and _both(item, comparison) else None
 
 
 def _both(item: Item, comparison: Comparison) -> bool:
@@ -286,7 +292,8 @@ def _circumstances(folder: Path, items: Sequence[Item]) -> Iterator[str]:
         if any(fact in info for info in infos)
     ]
     commits = {info["git"]["commit"][:10] for info in infos if info.get("git")}
-    facts += [f"commit {' or '.join(sorted(commits))}"] * bool(commits)
+    if commits:
+        facts.append(f"commit {' or '.join(sorted(commits))}")
     about = f": {'; '.join(facts)}" if facts else ""
     yield f"`{folder.name}/`: `{index['command']}`, {len(done)} of {len(wanted)} cells{about}.\n"
 

@@ -23,15 +23,22 @@ class Task:
     """Prompts, splits and how they are evaluated."""
 
     name: str
+    """As in `--list tasks`, or the name of its file."""
     train: tuple[str, ...]
+    """The prompts that methods train on; at least one, none empty."""
     unseen: tuple[str, ...]
+    """Prompts that are only evaluated; at least one, none empty."""
     held_out: tuple[str, ...]
+    """Names of rewards that every evaluation reports and nobody trains on."""
     train_every: int
+    """Every so many training prompts one is evaluated; at least 1."""
     train_images: int
+    """Pictures per evaluated training prompt; at least 1."""
     unseen_images: int
+    """Pictures per unseen prompt; at least 1."""
 
     def evaluation_prompts(self) -> dict[str, list[str]]:
-        """Split -> one prompt per picture."""
+        """The evaluation's splits, `train` and `unseen`, each with one prompt per picture."""
         chosen = self.train[:: self.train_every]
         return {
             "train": [p for p in chosen for _ in range(self.train_images)],
@@ -40,27 +47,47 @@ class Task:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preset:
-    """A Stable Diffusion, and the settings that suit it.
+class EvaluationSettings:
+    """How the pictures of an evaluation are drawn, and in which space they are compared."""
 
-    ``model`` is a diffusers folder, a hub id, or a function that returns a
-    ``StableDiffusionPipeline``. ``preset`` has ``budget``, ``task``, ``evaluation`` and a table per
-    method; ``name`` is whose preset it is.
-    """
+    sampling_steps: int
+    """Steps of the sampler without noise, from 1 to the backbone's training timesteps."""
+    guidance: float
+    """The guidance scale; 1: no guidance."""
+    features: str
+    """The reward whose `features` are the space of diversity, drift and collapse."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A base model, and the settings that suit it; one of `--list backbones`."""
 
     name: str
+    """Whose settings these are, as cells record it."""
     model: str | Callable[[], Any]
-    preset: Mapping[str, Any]
+    """A diffusers folder, a hub id, or a function that returns the pipeline."""
+    budget: str
+    """KIND=AMOUNT per cell where the user gives none."""
+    task: str
+    """The name of the task where the user gives none."""
+    evaluation: EvaluationSettings
+    """The same for every method."""
+    methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Per method, values over its Config's defaults, nested like it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
     """What one optimizer step did; the harness records it."""
 
-    reward: float  # mean train reward of the images this step saw
+    reward: float
+    """The mean train reward of the images that this step saw, in the reward's unit."""
     loss: float
-    grad_norm: float  # before clipping
+    """What was minimised, in the method's own unit."""
+    grad_norm: float
+    """Euclidean norm of the gradient before clipping; a step where it is not finite is skipped."""
     extra: Mapping[str, float] = field(default_factory=dict)
+    """Whatever else is worth a column in steps.jsonl, by name."""
 
 
 class Reward(ABC):
@@ -71,12 +98,18 @@ class Reward(ABC):
     """
 
     unit: ClassVar[str]
+    """Of its values, for axes and tables."""
     reference: ClassVar[str]
+    """Where it comes from: a paper, a repository file."""
     differentiable: ClassVar[bool]
+    """Whether its values carry a gradient to the images."""
     image_size: ClassVar[int | None] = None  # pixels; None: any size
-    stand_in: ClassVar[str | None] = None  # a differentiable reward that approximates this one
-    recorded: ClassVar[str] = ""  # what else its values depend on, such as the preprocessing
-    calibrates: ClassVar[bool] = False  # whether ``calibrate`` must be called
+    stand_in: ClassVar[str | None] = None
+    """Name of a differentiable reward that approximates this one, for methods with a gradient."""
+    recorded: ClassVar[str] = ""
+    """What else its values depend on, such as the preprocessing; part of a cell's identity."""
+    calibrates: ClassVar[bool] = False
+    """Whether `calibrate` must be called before the first value."""
 
     @abstractmethod
     def __init__(self, device: Any) -> None: ...
@@ -86,7 +119,7 @@ class Reward(ABC):
         """``images`` (B, 3, H, W) in [0, 1] and B prompts to rewards (B,)."""
 
     def calibrate(self, images: Tensor, prompts: Sequence[str]) -> dict[str, Any]:
-        """Fix what depends on the base model, of whose training prompts these are pictures.
+        """Set whatever depends on the base model. `images` are its pictures of training prompts.
 
         Called once, before the first reward and off the clock; returns what is to be recorded.
         """
@@ -117,9 +150,15 @@ class Context:
     """All that a method is handed."""
 
     backbone: LoraSD
+    """The model, with the weights that are trained."""
     reward: RewardFunction
+    """(images (B, 3, H, W) in [0, 1], B prompts) to (B,): the train reward, counted, and finite:
+    a value that is not counts as an average one and carries no gradient."""
     prompts: PromptSource
+    """(optimizer step, count) to that many training prompts. The same step and count always give
+    the same prompts. Raises UserError if count is below 1."""
     streams: Streams
+    """All random numbers, named by purpose, step and global sample index."""
 
 
 class Method(ABC):
@@ -130,7 +169,9 @@ class Method(ABC):
     """
 
     Config: ClassVar[type]
+    """Its options: a frozen keyword-only dataclass whose every field has a default."""
     needs: ClassVar[frozenset[str]]
+    """`reward` or `reward_grad`: with the latter it is refused for rewards without a gradient."""
 
     @abstractmethod
     def __init__(self, config: Any, context: Context) -> None: ...

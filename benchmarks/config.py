@@ -1,27 +1,31 @@
 """Configuration: dataclass defaults <- backbone preset <- ``--config`` TOML <- command line.
 
-Every layer is a pair of values, nested like the dataclass, and where they come from.
+Every layer is a pair of values, nested like the dataclass, and where they come from. Every file is
+checked by ``build`` or ``override`` against the dataclass that it becomes.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
+import functools
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from benchmarks import registry
-from benchmarks.api import Preset, Task, UserError
+from benchmarks.api import EvaluationSettings, Preset, Task, UserError
+from benchmarks.registry import hint
 
 FOLDER = Path(__file__).parent
 Layer = tuple[Mapping[str, Any], str]
 RULES = 3  # the version of RULES.md
 Precision = Literal["fp32", "bf16", "fp16"]
 Memory = Literal["auto", "store", "step", "unet"]
+Thing = TypeVar("Thing")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -35,10 +39,33 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not valid TOML ({error})") from error
 
 
+# Tasks and presets
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskEvaluation:
+    """The table ``[evaluation]`` of a task's file."""
+
+    train_every: int
+    train_images: int
+    unseen_images: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskFile:
+    """A task's TOML file. A string instead of prompts: those of the task of that name."""
+
+    train: str | tuple[str, ...]
+    unseen: str | tuple[str, ...]
+    held_out: tuple[str, ...]
+    template: str = "{}"
+    evaluation: TaskEvaluation
+
+
 def load_task(name: str) -> Task:
     """A task by name, or one's own from a TOML file.
 
-    Raises UserError for an unknown name, a missing key or an empty list of prompts.
+    Raises UserError for an unknown name, a wrong or missing key, or an empty list of prompts.
     """
     source = Path(name) if name.endswith(".toml") else _named(registry.tasks, name)
     return source if isinstance(source, Task) else _read_task(source)
@@ -54,162 +81,256 @@ def _named(known: registry.Registry, name: str) -> Any:
 
 
 def _read_task(path: Path) -> Task:
-    values = read_toml(path)
-    evaluation = values.pop("evaluation", {})
-    if not isinstance(evaluation, dict):
-        raise UserError(f"{path}: evaluation must be a table")
-    values |= evaluation
-    template = values.pop("template", "{}")
-    if not isinstance(template, str) or template.count("{}") != 1:
+    try:
+        file = build(TaskFile, read_toml(path), str(path))
+    except UserError as error:
+        if "missing" not in str(error):
+            raise
+        raise UserError(f"{error}; benchmarks/tasks/animals.toml is a model") from error
+    if file.template.count("{}") != 1:
         raise UserError(f"{path}: template must be a string with {{}} where the prompt goes")
-    for key in ("train", "unseen"):
-        if isinstance(values.get(key), str):  # another task's
-            values[key] = list(getattr(load_task(values[key]), key))
-        if isinstance(values.get(key), list):
-            values[key] = [template.replace("{}", str(prompt)) for prompt in values[key]]
-    missing = [f.name for f in dataclasses.fields(Task) if f.name not in {*values, "name"}]
-    if missing:
-        model = "benchmarks/tasks/animals.toml is a model"
-        raise UserError(f"{path}: missing {', '.join(missing)}; {model}")
-    task = Task(**_checked(Task, {"name": path.stem} | values, str(path)))
-    for key in ("train", "unseen"):
-        prompts = getattr(task, key)
-        if not prompts or not all(prompt.strip() for prompt in prompts):
-            raise UserError(f"{path}: {key} must be a list of prompts, none of them empty")
-    for key in ("train_every", "train_images", "unseen_images"):
-        if getattr(task, key) < 1:
-            raise UserError(f"{path}: {key} must be at least 1")
+    task = Task(
+        name=path.stem,
+        train=_prompts(file, "train"),
+        unseen=_prompts(file, "unseen"),
+        held_out=file.held_out,
+        **dataclasses.asdict(file.evaluation),
+    )
+    check_task(task, str(path))
     return task
 
 
-def load_backbone(name: str) -> Preset:
-    """A backbone by name, from a TOML file, or any diffusers folder or hub id.
+def _prompts(file: TaskFile, split: str) -> tuple[str, ...]:
+    given: str | tuple[str, ...] = getattr(file, split)
+    prompts = getattr(load_task(given), split) if isinstance(given, str) else given
+    return tuple(file.template.replace("{}", prompt) for prompt in prompts)
 
-    The latter two get the embedded model's preset.
+
+def check_task(task: Task, where: str) -> None:
+    """Raises UserError for empty prompts and counts below 1."""
+    for key in ("train", "unseen"):
+        prompts = getattr(task, key)
+        if not prompts or not all(prompt.strip() for prompt in prompts):
+            raise UserError(f"{where}: {key} must be a list of prompts, none of them empty")
+    for key in ("train_every", "train_images", "unseen_images"):
+        if getattr(task, key) < 1:
+            raise UserError(f"{where}: {key} must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PresetFile:
+    """A backbone's TOML file, beside whose keys stands a table per method."""
+
+    model: str
+    like: str | None = None
+    budget: str | None = None
+    task: str | None = None
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
+
+
+def load_preset(backbone: str) -> Preset:
+    """The preset of a backbone: by name, from a TOML file, or of any diffusers folder or hub id.
+
+    The latter two get the embedded model's settings.
     """
-    own = name.endswith(".toml")
-    if not own and name not in registry.backbones.names():
-        return dataclasses.replace(load_backbone("emoji"), model=name)
-    source = Path(name) if own else _named(registry.backbones, name)
-    return source if isinstance(source, Preset) else _read_backbone(source)
+    own = backbone.endswith(".toml")
+    if not own and backbone not in registry.backbones.names():
+        return dataclasses.replace(load_preset("emoji"), model=backbone)
+    source = Path(backbone) if own else _named(registry.backbones, backbone)
+    return source if isinstance(source, Preset) else _read_preset(source)
 
 
-def _read_backbone(path: Path) -> Preset:
-    preset = read_toml(path)
-    if not isinstance(preset.get("model"), str):
-        raise UserError(f"{path}: model must be a diffusers folder or a hub id")
-    model, like = preset.pop("model"), preset.pop("like", None)
-    if like is not None:
-        preset = merged(load_backbone(like).preset, preset)
-    missing = [key for key in ("budget", "task", "evaluation") if key not in preset]
-    if missing:
-        raise UserError(f'{path}: missing {", ".join(missing)}; or write like = "sd15"')
-    folder = (path.parent / model).resolve()
-    return Preset(name=path.stem, model=str(folder) if folder.is_dir() else model, preset=preset)
+def _read_preset(path: Path) -> Preset:
+    values = read_toml(path)
+    keys = [f.name for f in dataclasses.fields(PresetFile)]
+    methods = {key: values.pop(key) for key in values.keys() - set(keys)}
+    for name, table in methods.items():
+        if name not in registry.methods.names():
+            near = hint(name, [*keys, *registry.methods.names()])
+            raise UserError(f"{path}: unknown key {name!r}, no method either; {near}")
+        _require_table(table, f"{path}, table {name}")
+    file = build(PresetFile, values, str(path))
+    below = None
+    if file.like is not None:
+        known = registry.backbones.names()  # a folder or a hub id has no settings of its own
+        if not file.like.endswith(".toml") and file.like not in known:
+            raise UserError(
+                f"{path}: like: unknown backbone {file.like!r}; {hint(file.like, known)}"
+            )
+        below = load_preset(file.like)
+    budget = file.budget or (below and below.budget)
+    task = file.task or (below and below.task)
+    if not budget or not task or not (below or file.evaluation):
+        given = {"budget": budget, "task": task, "evaluation": file.evaluation}
+        missing = ", ".join(key for key, value in given.items() if not value)
+        raise UserError(f'{path}: missing {missing}; or write like = "sd15"')
+    where = f"{path}, table evaluation"
+    if below:
+        evaluation = override(below.evaluation, file.evaluation, where)
+        methods = merged(below.methods, methods)
+    else:
+        evaluation = build(EvaluationSettings, file.evaluation, where)
+    folder = (path.parent / file.model).resolve()
+    return Preset(
+        name=path.stem,
+        model=str(folder) if folder.is_dir() else file.model,
+        budget=budget,
+        task=task,
+        evaluation=evaluation,
+        methods=methods,
+    )
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """``above`` over ``below``, table by table."""
     both = dict(below)
     for key, value in above.items():
-        table = isinstance(value, dict) and isinstance(both.get(key), dict)
+        table = isinstance(value, Mapping) and isinstance(both.get(key), Mapping)
         both[key] = merged(both[key], value) if table else value
     return both
 
 
-def load_preset(backbone: str) -> dict[str, Any]:
-    """The settings for a backbone, and whose they are under ``name``."""
-    found = load_backbone(backbone)
-    return {**found.preset, "name": found.name}
+# From tables to dataclasses
 
 
-def override(config: Any, values: Mapping[str, Any], where: str) -> Any:
+def build(cls: type[Thing], values: Any, where: str) -> Thing:
+    """The dataclass ``cls`` from a table, and nested tables and lists as its fields want them.
+
+    Raises UserError that says where, which key, what is there, and what is wanted.
+    """
+    found = checked(cls, values, where)
+    fields: Any = dataclasses.fields(cls)  # type: ignore[arg-type]
+    missing = [f.name for f in fields if f.name not in found and not _has_default(f)]
+    if missing:
+        raise UserError(f"{where}: missing {', '.join(missing)}")
+    return cls(**found)
+
+
+def override(config: Thing, values: Any, where: str) -> Thing:
     """A copy of a frozen dataclass with ``values`` put in, nested tables into nested dataclasses.
 
-    An unknown key or a wrong type is an error that names ``where``, the key, and the type or the
-    nearest field.
+    Raises UserError as ``build`` does.
     """
-    if not isinstance(values, Mapping):
-        raise UserError(f"{where} must be a table, not {values!r}")
-    tables = {f.name for f in dataclasses.fields(config) if _is_table(getattr(config, f.name))}
-    changes = {
-        key: override(getattr(config, key), values[key], f"{where}.{key}")
-        for key in tables & set(values)
-    }
-    plain = {key: value for key, value in values.items() if key not in tables}
-    return dataclasses.replace(config, **changes, **_checked(type(config), plain, where))
+    found = checked(type(config), values, where, config)
+    return dataclasses.replace(config, **found)  # type: ignore[type-var]
 
 
-def _is_table(value: Any) -> bool:
-    return dataclasses.is_dataclass(value)
+def checked(cls: type, values: Any, where: str, below: Any = None) -> dict[str, Any]:
+    """``values`` as the fields of ``cls`` want them; tables go over the dataclasses in ``below``.
 
-
-def _checked(cls: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """``values`` as the fields of ``cls`` want them."""
-    kinds, good = typing.get_type_hints(cls), {}
+    Raises UserError as ``build`` does, but nothing need be there.
+    """
+    _require_table(values, where)
+    kinds, found = _kinds(cls), {}
     for key, value in values.items():
         if key not in kinds:
-            near = difflib.get_close_matches(key, kinds, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(kinds)}"
-            raise UserError(f"{where}: unknown key {key!r}; {hint}")
-        good[key] = _converted(kinds[key], value)
-        if good[key] is NO_MATCH:
-            kind = getattr(kinds[key], "__name__", str(kinds[key]))
-            kind = kind if isinstance(kinds[key], type) else str(kinds[key]).replace("typing.", "")
-            raise UserError(f"{where}: {key} must be {kind}, not {value!r}")
-    return good
+            raise UserError(f"{where}: unknown key {key!r}; {hint(key, kinds)}")
+        inner = getattr(below, key, None)
+        if dataclasses.is_dataclass(inner):
+            found[key] = override(inner, value, f"{where}.{key}")
+            continue
+        found[key] = _converted(kinds[key], value, f"{where}.{key}")
+        if found[key] is NO_MATCH:
+            raise UserError(f"{where}: {key} must be {_wanted(kinds[key])}, not {value!r}")
+    return found
+
+
+@functools.cache
+def _kinds(cls: type) -> dict[str, Any]:
+    """The types of a dataclass's fields."""
+    hints = typing.get_type_hints(cls)
+    fields: Any = dataclasses.fields(cls)
+    return {f.name: hints[f.name] for f in fields}
+
+
+def _require_table(values: Any, where: str) -> None:
+    if not isinstance(values, Mapping):
+        raise UserError(f"{where} must be a table, not {values!r}")
+
+
+def _has_default(entry: Any) -> bool:
+    missing = dataclasses.MISSING
+    return entry.default is not missing or entry.default_factory is not missing
 
 
 NO_MATCH = object()
 
 
-def _converted(kind: Any, value: Any) -> Any:
-    """``value`` if it is of the type, an int as the float that is wanted, a list as a tuple."""
+def _converted(kind: Any, value: Any, where: str) -> Any:
+    """``value`` if it is of the type, an int as the float that is wanted, a list as a tuple, a
+    table as the dataclass; else NO_MATCH. Mistakes inside of tables raise UserError."""
     origin, options = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
     if origin is typing.Literal:
         return value if value in options else NO_MATCH
     if origin in (typing.Union, types.UnionType):
-        found = (_converted(option, value) for option in options)
+        found = (_converted(option, value, where) for option in options)
         return next((v for v in found if v is not NO_MATCH), NO_MATCH)
-    if origin is tuple and isinstance(value, list | tuple):
-        parts = tuple(_converted(options[0], v) for v in value)
-        return NO_MATCH if NO_MATCH in parts else parts
+    if origin in (tuple, Sequence) and isinstance(value, list | tuple):
+        items = tuple(_converted(options[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+        return NO_MATCH if NO_MATCH in items else items
+    if origin is Mapping and isinstance(value, Mapping):
+        table = {k: _converted(options[1], v, f"{where}.{k}") for k, v in value.items()}
+        return NO_MATCH if NO_MATCH in table.values() else table
+    if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
+        return build(kind, value, where)  # type: ignore[arg-type]
     if kind is float and type(value) is int:
         return float(value)
     return value if type(value) is kind else NO_MATCH
 
 
-def method_layers(name: str, preset: Mapping[str, Any], *more: Layer) -> list[Layer]:
-    """What goes over the defaults of a method's Config: the preset, its being a variant, ``more``.
+def _wanted(kind: Any) -> str:
+    """A type in words."""
+    origin, options = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(map(_wanted, options))
+    if origin is typing.Literal:
+        return f"one of {', '.join(map(str, options))}"
+    if origin in (tuple, Sequence):
+        tables = dataclasses.is_dataclass(options[0])
+        return "a list of tables" if tables else f"a list of {_wanted(options[0])}"
+    if origin is Mapping and dataclasses.is_dataclass(options[1]):
+        return "a table of tables"
+    if origin is Mapping or dataclasses.is_dataclass(kind):
+        return "a table"
+    return "None" if kind is types.NoneType else str(getattr(kind, "__name__", kind))
+
+
+# A method's Config
+
+
+def method_layers(name: str, preset: Preset, *more: Layer) -> list[Layer]:
+    """What goes over the defaults of a method's Config: the preset, the variant's values, ``more``.
 
     A variant takes the preset of the method it is a variant of, then its own.
     """
-    whose = f"preset {preset.get('name', '')}".strip()
-    layers = [(preset.get(name, {}), f"{whose}, table {name}")]
     registry.methods.get(name)
     variant = registry.methods.variants.get(name)
+    layers: list[Layer] = []
     if variant:
-        layers.insert(0, (preset.get(variant.of, {}), f"{whose}, table {variant.of}"))
-        layers.insert(1, (variant.values, f"variant {name}"))
+        whose = f"preset {preset.name}, table {variant.of}"
+        layers += [(preset.methods.get(variant.of, {}), whose), (variant.values, f"variant {name}")]
+    layers.append((preset.methods.get(name, {}), f"preset {preset.name}, table {name}"))
     return [*layers, *more]
 
 
-def method_defaults(name: str, preset: Mapping[str, Any], *more: Layer) -> Any:
-    """A method's Config with all its layers over it."""
+def method_config(name: str, preset: Preset, *more: Layer) -> tuple[Any, dict[str, str]]:
+    """A method's Config with all its layers over it, and where each value, by dotted name, is from.
+
+    Raises UserError for a layer that does not fit, naming it.
+    """
     config = registry.methods.get(name).Config()
+    sources = dict.fromkeys(flat(dataclasses.asdict(config)), "default")
     for values, where in method_layers(name, preset, *more):
         config = override(config, values, where)
-    return config
-
-
-def method_sources(name: str, preset: Mapping[str, Any], *more: Layer) -> dict[str, str]:
-    """Where each value of ``method_defaults`` comes from, by its dotted name."""
-    sources = dict.fromkeys(
-        flat(dataclasses.asdict(registry.methods.get(name).Config())), "default"
-    )
-    for values, where in method_layers(name, preset, *more):
         sources |= dict.fromkeys(flat(values), where)
-    return sources
+    return config, sources
+
+
+def method_defaults(name: str, preset: Preset, *more: Layer) -> Any:
+    """A method's Config with all its layers over it."""
+    return method_config(name, preset, *more)[0]
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One lazy registry for methods, rewards, backbones and tasks.
+"""One lazy registry for methods, rewards, backbones, tasks and suites.
 
 Names come through three doors: files in this tree, entry points of installed packages (group
 ``alignprop_bench.plugins``: modules that register things), and files given with ``--plugin``. The
@@ -15,8 +15,10 @@ import fnmatch
 import functools
 import importlib
 import importlib.util
+import itertools
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -36,6 +38,19 @@ Thing = TypeVar("Thing", bound=Callable[..., Any])
 broken: dict[str, str] = {}
 #: The plugin that is being imported, as ``--list`` will name it.
 _door: str | None = None
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """What to say of a name that is not among ``known``: the nearest one, or all of them."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+
+
+def first_sentence(text: str) -> str:
+    """The first sentence of a docstring or a comment, on one line."""
+    paragraph = " ".join(text.strip().split("\n\n")[0].split())
+    return re.split(r"(?<=[.!?]) (?=[A-Z])", paragraph)[0]
 
 
 @dataclass(frozen=True)
@@ -61,7 +76,7 @@ class Registry:
         """Decorator that adds a class or function; raises UserError if the name is taken."""
 
         def add(thing: Thing) -> Thing:
-            self._add(name, thing, (thing.__doc__ or "").split("\n")[0])
+            self._add(name, thing, first_sentence(thing.__doc__ or ""))
             return thing
 
         return add
@@ -91,12 +106,11 @@ class Registry:
         """
         found = self._find(name)
         if found is None:
-            matching = (p for p in self.patterns() if fnmatch.fnmatchcase(name, p))
-            found = next(filter(None, (self._find(p)(name) for p in matching)), None)
+            for pattern in self.patterns():
+                if fnmatch.fnmatchcase(name, pattern):
+                    found = found or self._find(pattern)(name)
         if found is None:
-            near = difflib.get_close_matches(name, self.names(), n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(self.names())}"
-            raise UserError(f"unknown {self.kind} {name!r}; {hint}")
+            raise UserError(f"unknown {self.kind} {name!r}; {hint(name, self.names())}")
         return found
 
     def _find(self, name: str) -> Any:
@@ -139,11 +153,18 @@ class Registry:
         for path in sorted(self.folder.glob("*.toml")):
             self.entries[path.stem] = path
             self.origins[path.stem] = path.relative_to(ROOT).as_posix()
-            self.abouts[path.stem] = path.read_text("utf-8").split("\n")[0].removeprefix("# ")
+            self.abouts[path.stem] = first_sentence(_comment(path))
+
+
+def _comment(path: Path) -> str:
+    """The comment at the top of a TOML file."""
+    lines = path.read_text("utf-8").splitlines()
+    top = itertools.takewhile(lambda line: line.startswith("#"), lines)
+    return " ".join(line.removeprefix("#") for line in top)
 
 
 def _declared(path: Path) -> Iterator[tuple[str, str]]:
-    """Names that a Python file registers at its top level, each with a line about it."""
+    """Names that a Python file registers at its top level, each with a sentence about it."""
     try:
         tree = ast.parse(path.read_text("utf-8"))
     except SyntaxError as error:
@@ -151,7 +172,7 @@ def _declared(path: Path) -> Iterator[tuple[str, str]]:
         return
     for node in tree.body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
-            about = (ast.get_docstring(node) or "").split("\n")[0]
+            about = first_sentence(ast.get_docstring(node) or "")
             for decorator in node.decorator_list:
                 match decorator:
                     case ast.Call(func=ast.Name(id=called), args=[ast.Constant(value=str(name))]):
@@ -172,6 +193,9 @@ methods = Registry("method", "methods")
 rewards = Registry("reward", "rewards")
 backbones = Registry("backbone", "benchmarks/presets")
 tasks = Registry("task", "benchmarks/tasks")
+suites = Registry("suite", "benchmarks/experiments/suites")
+#: All of them, as ``--list`` names them.
+KINDS = {r.kind + "s": r for r in (methods, rewards, backbones, tasks, suites)}
 
 
 def register_method(name: str) -> Callable[[type[Method]], type[Method]]:
@@ -203,6 +227,11 @@ def register_backbone(
 def register_task(name: str) -> Callable[[Callable[[], Task | Path]], Callable[[], Task | Path]]:
     """Decorator: a function that returns a ``Task``, or the path of its TOML file."""
     return tasks.register(name)
+
+
+def register_suite(name: str) -> Callable[[Callable[[], Path]], Callable[[], Path]]:
+    """Decorator: a function that returns the path of a suite's TOML file."""
+    return suites.register(name)
 
 
 @contextmanager

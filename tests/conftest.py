@@ -13,9 +13,9 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from benchmarks import registry
 from benchmarks.api import Context, Reward
 from benchmarks.backbone.lora_sd import LoraSD
-from benchmarks.commands import list as listing
 from benchmarks.compute.ledger import Ledger
 from benchmarks.conformance import contract
 from benchmarks.harness import loop
@@ -147,7 +147,7 @@ def tiny_contract(tiny_lora, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.fixture
 def fresh_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers is forgotten afterwards."""
-    for known in listing.KINDS.values():
+    for known in registry.KINDS.values():
         for name in known.names():
             known.get(name)
         for table in ("entries", "origins", "abouts", "variants"):

@@ -28,7 +28,7 @@ FILES = {
     "nothing.py": "x = 1\n",
     "file": "not a directory",
     "weightless/model_index.json": '{"_class_name": "StableDiffusionPipeline"}',
-    "planned/plan.json": '["alignprop-',
+    "sent/alignprop-jpeg-seed0-00000000/cell.json": "[1, 2]",
 }
 TINY = ("--backbone", "TINY", "--task", "TINY/few.toml", "--budget", "steps=1")
 ONE = ("--methods", "alignprop", *TINY)
@@ -91,7 +91,9 @@ ONE = ("--methods", "alignprop", *TINY)
         (["--backbone", "weightless"], "not a Stable Diffusion folder"),
         (["--out", "/dev/null/runs"], "cannot be written"),
         (["--out", "file"], "cannot be written"),
-        (["--out", "planned"], "is not JSON"),
+        (["run", "sent/alignprop-jpeg-seed0-00000000/cell.json"], "no cell, but [1, 2]"),
+        (["run", "sent"], "Is a directory"),
+        (["run", "sent/cell.json", "--budget", "steps=3"], "--budget"),
         # subcommands
         (["status"], "name a directory"),
         (["status", "/nonexistent"], "is no directory"),
@@ -100,7 +102,14 @@ ONE = ("--methods", "alignprop", *TINY)
         (["evaluate", "--sweep", "many"], "many"),
         (["plan", "--metods", "ddpo"], "--metods"),
         (["new", "method", "my-idea"], "like my_idea"),
-        (["check"], "name one Python file"),
+        (["check"], "A Python file that registers methods"),
+        (["suite"], "A name (see list suites)"),
+        (["suite", "papre"], "did you mean 'paper'"),
+        (["plan", "--suite", "papre"], "did you mean 'paper'"),
+        (["search", "nowhere.toml"], "no such file"),
+        (["report"], "name a directory"),
+        (["report", "/nonexistent"], "no such directory"),
+        (["reference", "there"], "takes no options"),
         (["check", "nothing.py"], "registers no method"),
     ],
 )

@@ -6,6 +6,7 @@ parsed elsewhere; the slow mark runs them all. Commands for pytest are what the 
 integration runs.
 """
 
+import dataclasses
 import glob
 import importlib.util
 import os
@@ -19,12 +20,15 @@ import pytest
 
 import benchmarks
 import run_benchmark
+from analysis.claims import MEASURES
+from analysis.figures import FIGURES, TABLES
+from benchmarks import registry
 from benchmarks.cli import cli
-from benchmarks.commands import list as listing
-from benchmarks.commands import reference
+from benchmarks.commands import evaluate, plan, reference
+from benchmarks.commands import run as running
+from benchmarks.commands import suite as suites
 from benchmarks.conformance import learns
-from benchmarks.experiments import checkpoints, suite
-from benchmarks.forecast import forecast
+from benchmarks.experiments import suite
 
 ROOT = Path(run_benchmark.__file__).parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("[!.]*/README.md")]
@@ -82,29 +86,36 @@ def command(words: list[str], folder: Path, compare: bool, monkeypatch: pytest.M
             assert not stop.value.code
         return
     assert program == "run_benchmark.py"
-    if arguments[0] == "plan":
-        assert cli(forecast.Options, args=arguments[1:]).backbone == "sd15"
-        if compare:
-            small = [str(folder) if word == "sd15" else word for word in arguments]
-            assert run_benchmark.main(small) == 0
-    elif arguments[0] == "evaluate" and not compare:
-        assert checkpoints.parse(arguments[1:]).checkpoints
-    elif "--suite" in arguments:
-        assert suite.load(suite.parse(arguments))
-    elif "--help" in arguments:
+    if "--help" in arguments:
         with pytest.raises(SystemExit) as stop:
             run_benchmark.main(arguments)
         assert not stop.value.code
-    elif arguments[0] == "status" and not Path(arguments[1]).exists():
+        return
+    verb, rest = run_benchmark.split(arguments)
+    if verb == "plan":
+        assert cli(plan.Options, args=rest)
+        if compare:
+            small = [str(folder) if word == "sd15" else word for word in rest]
+            assert run_benchmark.main(["plan", *small]) == 0
+    elif verb == "evaluate" and not compare:
+        assert evaluate.parse(rest).checkpoints
+    elif verb == "suite":
+        options = suites.parse(rest)
+        assert suite.load(suite.Chosen(suite=options.suite, backbone=options.backbone))
+    elif verb in ("status", "report") and not Path(rest[0]).exists():
         return  # of runs from another page
-    elif "--list" in arguments or arguments[0] in run_benchmark.COMMANDS:
-        assert run_benchmark.main(arguments) == 0
-    elif compare:
-        assert run_benchmark.main(tiny(arguments, folder)) == 0
-    else:
-        run_benchmark.parse(arguments)
+    elif verb == "search":
+        return
+    elif verb == "run" and not rest[0].startswith("-"):
+        assert not compare or run_benchmark.main(arguments) == 0
+    elif verb == "run" and compare:
+        assert run_benchmark.main(tiny(rest, folder)) == 0
+    elif verb == "run":
+        running.parse(rest)
         forget_plugins()
-        run_benchmark.parse(tiny(arguments, folder))
+        running.parse(tiny(rest, folder))
+    else:
+        assert run_benchmark.main(arguments) == 0
 
 
 def follow(page: str, folder: Path, compare: bool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +146,7 @@ def follow(page: str, folder: Path, compare: bool, monkeypatch: pytest.MonkeyPat
 
 def forget_plugins() -> None:
     """Each command is a process of its own: what plugins registered is gone in the next."""
-    for known in listing.KINDS.values():
+    for known in registry.KINDS.values():
         for name, origin in known.origins.items():
             if origin.startswith("plugins/"):
                 known.entries.pop(name, None)
@@ -195,7 +206,15 @@ def test_every_page_is_in_the_index():
     assert "](docs/README.md)" in (ROOT / "README.md").read_text()
 
 
+def test_the_page_of_suites_names_every_key_figure_table_and_measure():
+    text = (ROOT / "docs" / "how-to" / "suites.md").read_text()
+    classes = (suite.Item, suite.Arm, suite.Further, suite.Claim)
+    names = [field.name for cls in classes for field in dataclasses.fields(cls)]
+    names += [name for name, entry in FIGURES.items() if entry.of != "speed"]
+    assert not [name for name in [*names, *TABLES, *MEASURES] if f"`{name}`" not in text]
+
+
 def test_the_reference_is_current():
     assert reference.FILE.read_text("utf-8") == reference.text(), (
-        "python -m benchmarks.commands.reference"
+        "python run_benchmark.py reference"
     )

@@ -16,8 +16,9 @@ import benchmarks
 import run_benchmark
 from benchmarks import config
 from benchmarks.api import UserError
+from benchmarks.commands import plan
+from benchmarks.commands import run as running
 from benchmarks.compute.ledger import Ledger
-from benchmarks.forecast import forecast
 from benchmarks.harness import loop
 from benchmarks.harness.evaluate import NOISE_SEED
 from benchmarks.streams import Streams
@@ -140,11 +141,11 @@ def test_plain_diffusers_draws_the_final_pictures(finished: Path, tiny_folder: P
     pipeline.load_lora_weights(cell)
     pipeline.set_progress_bar_config(disable=True)
     prompts = config.load_task(str(tiny_folder / "few.toml")).evaluation_prompts()["unseen"][:2]
-    settings = config.load_preset("emoji")["evaluation"]
+    settings = config.load_preset("emoji").evaluation
     drawn = pipeline(
         prompts,
-        num_inference_steps=settings["sampling_steps"],
-        guidance_scale=settings["guidance"],
+        num_inference_steps=settings.sampling_steps,
+        guidance_scale=settings.guidance,
         latents=Streams(NOISE_SEED).normal("evaluation", 0, range(2), (4, 8, 8)),
         output_type="np",
     ).images
@@ -199,14 +200,6 @@ def test_help_names_options_with_their_source_and_does_not_import_torch():
     assert "--ddpo.clip" in result.stdout and "[ddpo-pytorch]" in result.stdout
 
 
-def test_the_command_line_beats_the_file(tmp_path):
-    path = tmp_path / "mine.toml"
-    path.write_text("[alignprop]\nbatch_size = 3\nmicro_batch = 3\n")
-    _, configs = run_benchmark.parse(["--config", str(path), "--alignprop.batch-size", "5"])
-    assert (configs["alignprop"].batch_size, configs["alignprop"].micro_batch) == (5, 3)
-    assert configs["alignprop"].guidance == config.load_preset("emoji")["alignprop"]["guidance"]
-
-
 def test_a_failed_cell_is_recorded_and_the_others_go_on(tiny_folder, tmp_path, capsys):
     plugin = tmp_path / "broken.py"
     plugin.write_text(
@@ -248,8 +241,35 @@ def test_only_what_goes_on_speaks_of_checkpoints(arguments, said, monkeypatch, c
     def interrupted(_: list[str]) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(forecast, "main", interrupted)
-    monkeypatch.setattr(run_benchmark, "compare", interrupted)
+    monkeypatch.setattr(plan, "main", interrupted)
+    monkeypatch.setattr(running, "main", interrupted)
     assert run_benchmark.main(arguments) == 130
     errors = capsys.readouterr().err
     assert errors.startswith("interrupted") and ("checkpoint" in errors) == said
+
+
+@pytest.mark.parametrize(
+    ("typed", "verb", "rest"),
+    [
+        ([], "run", []),
+        (["--methods", "ddpo"], "run", ["--methods", "ddpo"]),
+        (["run", "--methods", "ddpo"], "run", ["--methods", "ddpo"]),
+        (["run", "runs/a/cell.json"], "run", ["runs/a/cell.json"]),
+        (["plan", "--suite", "paper"], "plan", ["--suite", "paper"]),
+        (["--suite", "paper", "--quick"], "suite", ["paper", "--quick"]),
+        (["--quick", "--suite=paper"], "suite", ["paper", "--quick"]),
+        (["suite", "paper"], "suite", ["paper"]),
+        (["--list"], "list", []),
+        (["--list", "methods", "tasks"], "list", ["methods", "tasks"]),
+        (["--plugin", "a.py", "--list"], "list", ["--plugin", "a.py"]),
+        (["--list", "tasks", "--plugin", "a.py"], "list", ["tasks", "--plugin", "a.py"]),
+        (["report", "runs"], "report", ["runs"]),
+    ],
+)
+def test_one_grammar_and_the_spellings_of_before(typed: list[str], verb: str, rest: list[str]):
+    assert run_benchmark.split(typed) == (verb, rest)
+
+
+def test_every_verb_is_a_file_and_every_file_a_verb():
+    folder = Path(run_benchmark.__file__).parent / "benchmarks" / "commands"
+    assert {path.stem for path in folder.glob("[!_]*.py")} == set(run_benchmark.VERBS)

@@ -22,7 +22,7 @@ from benchmarks.backbone.checkpointing import Plan, recompute_blocks, repeated
 from benchmarks.backbone.ddim import Chain, Trajectory, chain, stack
 from benchmarks.backbone.fp16_range import HALF, GradientRange
 from benchmarks.compute.ledger import Ledger
-from benchmarks.config import Precision, load_backbone
+from benchmarks.config import Precision, load_preset
 
 #: Of the frozen base; LoRA matrices, latents, rewards and the optimizer are always float32.
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -108,7 +108,7 @@ class LoraSD:
         for library in (diffusers_logging, transformers_logging):
             library.disable_progress_bar()
             library.set_verbosity_error()
-        model = load_backbone(name).model
+        model = load_preset(name).model
         if callable(model):
             return cls(model().to(DTYPES[precision]), ledger, **options)
         place, _, revision = (model, "", "") if Path(model).is_dir() else model.partition("@")

@@ -1,39 +1,44 @@
-"""``--list [KIND ...]``: the known methods, rewards, backbones and tasks, and whence each comes."""
+"""List the known methods, rewards, backbones, tasks and suites, and whence each comes."""
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
+
+import tyro
 
 from benchmarks import registry
 from benchmarks.api import UserError
+from benchmarks.cli import cli
 
-KINDS = {
-    "methods": registry.methods,
-    "rewards": registry.rewards,
-    "backbones": registry.backbones,
-    "tasks": registry.tasks,
-}
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to list."""
+
+    kinds: tyro.conf.Positional[tuple[str, ...]] = ()
+    """methods, rewards, backbones, tasks or suites. Default: all of them."""
+    plugin: tuple[Path, ...] = ()
+    """Python files that register things. They are run."""
 
 
 def main(arguments: list[str]) -> int:
     """Print all names of the given kinds, or of every kind, and what is broken."""
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--list", nargs="*")
-    parser.add_argument("--plugin", nargs="*", type=Path, default=[])
-    options, _ = parser.parse_known_args(arguments)
+    options: Options = cli(
+        Options, args=arguments, prog="run_benchmark.py list", description=__doc__
+    )
     for plugin in options.plugin:
         try:
             registry.load_plugin(plugin)
         except UserError as error:
             registry.broken[str(plugin)] = str(error).removeprefix(f"--plugin {plugin}: ")
-    for kind in options.list or KINDS:
-        if kind not in KINDS:
-            raise UserError(f"--list {kind}: choose from {', '.join(KINDS)}")
-        known = KINDS[kind]
+    for kind in options.kinds or registry.KINDS:
+        if kind not in registry.KINDS:
+            raise UserError(f"list {kind}: choose from {', '.join(registry.KINDS)}")
+        known = registry.KINDS[kind]
         print(f"{kind}:")
         for name in known.names():
-            print(f"  {name:24} {known.abouts[name]}{_facts(kind, name)} [{known.origins[name]}]")
+            print(f"  {name:24} {known.abouts[name]}{_unit(kind, name)} [{known.origins[name]}]")
         for pattern in known.patterns():
             print(f"  {pattern:24} {known.abouts[pattern]} [{known.origins[pattern]}]")
     for where, why in registry.broken.items():
@@ -41,7 +46,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _facts(kind: str, name: str) -> str:
+def _unit(kind: str, name: str) -> str:
     """The unit of a reward and whether it has a gradient; nothing for other kinds."""
     if kind != "rewards":
         return ""

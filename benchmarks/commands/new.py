@@ -1,36 +1,54 @@
-"""``new method NAME [--dir DIR]``: write a commented method that already runs."""
+"""Write a commented method that already runs."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+import tyro
+
+from benchmarks import registry
 from benchmarks.api import UserError
+from benchmarks.cli import cli
 
-TEMPLATE = Path(__file__).parents[2] / "methods" / "_template.py"
+TEMPLATE = registry.ROOT / "methods" / "_template.py"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to write, and where."""
+
+    kind: tyro.conf.Positional[Literal["method"]]
+    """The only thing there is a template of."""
+    name: tyro.conf.Positional[str]
+    """Its name, like my_idea."""
+    dir: Path = Path(".")
+    """The directory of the new file."""
 
 
 def main(arguments: list[str]) -> int:
     """Write the template under a new name; UserError if it cannot be."""
     usage = "new: write `new method NAME`, with a NAME like my_idea, and optionally `--dir DIR`"
-    if (
-        len(arguments) not in (2, 4)
-        or arguments[0] != "method"
-        or arguments[2:3] not in ([], ["--dir"])
-    ):
+    try:
+        options: Options = cli(
+            Options, args=arguments, prog="run_benchmark.py new", description=__doc__
+        )
+    except UserError as error:
+        raise UserError(usage) from error
+    if not options.name.isidentifier():
         raise UserError(usage)
-    name, folder = arguments[1], Path(arguments[3] if len(arguments) == 4 else ".")
-    if not name.isidentifier():
-        raise UserError(usage)
-    path = folder / f"{name}.py"
+    path = options.dir / f"{options.name}.py"
     if path.exists():
         raise UserError(f"{path} exists already; choose another name or move it away")
     text = TEMPLATE.read_text("utf-8")
-    words = {"NAME": name, "CLASS": name.title().replace("_", ""), "PATH": str(path)}
+    title = options.name.title().replace("_", "")
+    words = {"NAME": options.name, "CLASS": title, "PATH": str(path)}
     for word, value in words.items():
         text = re.sub(rf"\b{word}\b", value, text)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        options.dir.mkdir(parents=True, exist_ok=True)
         path.write_text(text, "utf-8")
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error

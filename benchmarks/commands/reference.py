@@ -1,4 +1,4 @@
-"""``python -m benchmarks.commands.reference`` writes ``docs/reference.md`` from the code.
+"""Write ``docs/reference.md`` from the code.
 
 Everything in it is said in the code, once; the test that holds it current runs ``text``.
 """
@@ -11,12 +11,14 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import run_benchmark
+import tyro
+
 from benchmarks import api, config, registry, streams
+from benchmarks.api import UserError
 from benchmarks.backbone import ddim, lora_sd
 from benchmarks.cli import meanings
-from benchmarks.experiments import checkpoints
-from benchmarks.forecast import forecast
+from benchmarks.commands import check, evaluate, new, plan, report, run, search, status, suite
+from benchmarks.commands import list as listing
 
 FILE = registry.ROOT / "docs" / "reference.md"
 #: What a method or a reward is written against.
@@ -29,21 +31,41 @@ INTERFACE = (
     streams.Streams,
     api.Reward,
     api.Task,
+    api.EvaluationSettings,
     api.Preset,
 )
+#: Options by what one types.
+OPTIONS = {
+    "run": run.Options,
+    "run FILE": run.FileOptions,
+    "suite": suite.Options,
+    "plan": plan.Options,
+    "list": listing.Options,
+    "new": new.Options,
+    "check": check.Options,
+    "status": status.Options,
+    "evaluate": evaluate.Options,
+    "search": search.Options,
+    "report": report.Options,
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Write the page."""
+    if arguments:
+        raise UserError("reference: takes no options; it writes docs/reference.md")
+    FILE.write_text(text(), "utf-8")
+    return 0
 
 
 def text() -> str:
     """The whole page."""
     parts = [
         "# Reference",
-        "Written by `python -m benchmarks.commands.reference` from docstrings and configurations.",
-        "## Options",
-        _options(run_benchmark.Options),
-        "### evaluate",
-        _options(checkpoints.Options),
-        "### plan",
-        _options(forecast.Options),
+        "Written by `python run_benchmark.py reference` from docstrings and configurations.",
+        "## Commands",
+        "A name in capitals is a word without a dash. Without a verb it is `run`.",
+        *(f"### {verb}\n\n{_options(cls)}" for verb, cls in OPTIONS.items()),
         "## Methods",
         "The default is the method's own, for Stable Diffusion v1.5; the last column is what the "
         "embedded model's preset sets. An option is written `--METHOD.OPTION`, in a TOML file "
@@ -55,6 +77,8 @@ def text() -> str:
         _listed(registry.backbones),
         "## Tasks",
         _listed(registry.tasks),
+        "## Suites",
+        _listed(registry.suites),
         "## Interface",
         *(_interface(cls) for cls in INTERFACE),
     ]
@@ -69,15 +93,24 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def _options(cls: Any) -> str:
+    return _table(["option", "meaning", "default"], list(_option_rows(cls)))
+
+
+def _option_rows(cls: Any) -> Iterator[list[str]]:
     said = meanings(cls)
-    rows = []
+    kinds = typing.get_type_hints(cls, include_extras=True)
     for entry in dataclasses.fields(cls):
+        if entry.default_factory is not dataclasses.MISSING:  # options that several verbs have
+            yield from _option_rows(entry.default_factory)
+            continue
         default = entry.default
         shown = " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
-        name = entry.name.upper() if entry.name == "checkpoints" else f"--{entry.name}"
-        shown = f"`{shown}`" if shown and default is not None else ""
-        rows.append([f"`{name.replace('_', '-')}`", said[entry.name], shown])
-    return _table(["option", "meaning", "default"], rows)
+        missing = default is None or default is dataclasses.MISSING
+        positional = tyro.conf.Positional[int].__metadata__[0] in getattr(  # type: ignore[attr-defined]
+            kinds[entry.name], "__metadata__", ()
+        )
+        name = entry.name.upper() if positional else f"--{entry.name}".replace("_", "-")
+        yield [f"`{name}`", said[entry.name], f"`{shown}`" if shown and not missing else ""]
 
 
 def _methods() -> Iterator[str]:
@@ -87,7 +120,7 @@ def _methods() -> Iterator[str]:
         if name in registry.methods.variants:
             yield f"### {name}\n\n{registry.methods.abouts[name]}."
             continue
-        small = config.flat(preset.get(name, {}))
+        small = config.flat(preset.methods.get(name, {}))
         rows = [
             [
                 f"`{option}`",
@@ -136,22 +169,25 @@ def _listed(known: registry.Registry) -> str:
 
 def _interface(cls: Any) -> str:
     lines = [f"### {cls.__name__}", f"`{cls.__module__}`. {inspect.getdoc(cls)}"]
-    members: Mapping[str, Any] = vars(cls)
-    rows = []
-    for name, member in members.items():
-        member = getattr(member, "__func__", member)
-        said = inspect.getdoc(getattr(member, "fget", member))
-        if (name.startswith("_") and name != "__call__") or not said:
-            continue
-        if inspect.isfunction(member):
-            names = [p for p in inspect.signature(member).parameters if p not in ("self", "cls")]
-            rows.append([f"`{name}({', '.join(names)})`", " ".join(said.split())])
-        elif isinstance(member, property):
-            rows.append([f"`{name}`", " ".join(said.split())])
+    rows = [[f"`{name}`", text] for name, text in _members(cls)]
     if rows:
         lines.append(_table(["member", "what"], rows))
     return "\n\n".join(lines)
 
 
-if __name__ == "__main__":
-    FILE.write_text(text(), "utf-8")
+def _members(cls: Any) -> Iterator[tuple[str, str]]:
+    """Fields and class variables with a docstring, functions and properties, each with its text."""
+    for name, said in meanings(cls).items():
+        if said:
+            yield name, said
+    members: Mapping[str, Any] = vars(cls)
+    for name, member in members.items():
+        member = getattr(member, "__func__", member)
+        said = inspect.getdoc(getattr(member, "fget", member)) or ""
+        if (name.startswith("_") and name != "__call__") or not said:
+            continue
+        if inspect.isfunction(member):
+            names = [p for p in inspect.signature(member).parameters if p not in ("self", "cls")]
+            yield f"{name}({', '.join(names)})", " ".join(said.split())
+        elif isinstance(member, property):
+            yield name, " ".join(said.split())

@@ -22,14 +22,15 @@ from accelerate import debug_launcher
 from torch import Tensor
 
 from benchmarks import distributed, registry
-from benchmarks.api import Context, Method, Reward, Task, UserError
+from benchmarks.api import Context, EvaluationSettings, Method, Reward, Task, UserError
 from benchmarks.backbone.lora_sd import LoraSD
 from benchmarks.cli import meanings
 from benchmarks.compute.budget import Budget
 from benchmarks.compute.ledger import KINDS, Ledger
 from benchmarks.config import load_preset, load_task, method_defaults, override
 from benchmarks.harness.evaluate import pictures
-from benchmarks.harness.loop import Harness, Spec
+from benchmarks.harness.loop import Harness
+from benchmarks.harness.spec import Spec
 from benchmarks.records import checkpoint
 from benchmarks.streams import Streams
 
@@ -300,7 +301,7 @@ def a_budget_is_kept(name: str) -> None:
         memory="store",
         seed=0,
         budget=Budget("flops", budget),
-        evaluation={"sampling_steps": 2, "guidance": 1.0, "features": "alignment"},
+        evaluation=EvaluationSettings(sampling_steps=2, guidance=1.0, features="alignment"),
     )
     # Not ``patch.dict``, which would also take away the rewards that are first used inside.
     registry.rewards.entries["toy"] = Darkness

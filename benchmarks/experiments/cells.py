@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +16,14 @@ import pandas as pd
 from benchmarks.api import Task, UserError
 from benchmarks.backbone.lora_sd import default_precision
 from benchmarks.compute.budget import Budget
-from benchmarks.config import (
-    Memory,
-    Precision,
-    load_preset,
-    load_task,
-    method_defaults,
-    method_sources,
-)
+from benchmarks.config import Layer, Memory, Precision, load_preset, load_task, method_config
 from benchmarks.distributed import leave, processes
 from benchmarks.harness.guard import NotFinite
-from benchmarks.harness.loop import Harness, Spec
+from benchmarks.harness.loop import Harness
 from benchmarks.harness.progress import bar
+from benchmarks.harness.spec import Spec
 from benchmarks.records import tracking
-from benchmarks.records.cell import Cell, write_json
-from benchmarks.records.state import planned
+from benchmarks.records.cell import Cell
 
 #: What ``torch.compile`` calls on a CPU; for a GPU it needs one of them too.
 COMPILERS = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++"]
@@ -40,27 +34,29 @@ def has_compiler() -> bool:
     return any(map(shutil.which, COMPILERS))
 
 
-def specs(
-    configs: Mapping[str, Any],
+def resolve(
+    methods: Mapping[str, Sequence[Layer]],
     *,
     backbone: str = "emoji",
     reward: str = "jpeg",
     task: str | Task | None = None,
+    held_out: Sequence[str] | None = None,
     budget: str | None = None,
     seeds: Sequence[int] = (0,),
     precision: Precision | None = None,
     memory: Memory = "auto",
     compile: bool = False,
-    sources: Mapping[str, Mapping[str, str]] | None = None,
-    held_out: Sequence[str] | None = None,
     rank: int = 4,
+    given: Mapping[str, str] | None = None,
+    named: Iterable[str] | None = None,
 ) -> list[Spec]:
-    """One cell per method (name and Config) and seed.
+    """One cell per method and seed, with every value and where it comes from.
 
-    ``task`` and ``budget`` are the preset's if there is none, ``precision`` the device's.
-    ``compile`` puts the U-Net through ``torch.compile``. ``sources`` says per method where each
-    value comes from, for the record. ``held_out`` are the rewards that are only reported, by
-    default the task's. ``rank`` is that of the LoRA matrices; 0: full fine-tuning.
+    ``methods`` has, per method, what goes over its preset, lowest first. ``given`` says where those
+    of the other arguments come from that somebody chose; the rest is the preset's (``task``,
+    ``budget``), the task's (``held_out``), the device's (``precision``) or the default. ``named``
+    are the code files that the user named, by default in ``reward`` and ``held_out``. The command
+    line, Python, suites and searches all come here.
 
     Raises UserError for what cannot work, before anything is computed.
     """
@@ -70,32 +66,79 @@ def specs(
             "none; install one, or leave --compile out"
         )
     preset = load_preset(backbone)
-    amount, wanted = Budget.parse(budget or preset["budget"]), task or preset["task"]
-    prompts = wanted if isinstance(wanted, Task) else load_task(wanted)
+    prompts = load_task(task or preset.task) if not isinstance(task, Task) else task
     if held_out is not None:
         prompts = dataclasses.replace(prompts, held_out=tuple(held_out))
-    cells = [
-        Spec(
-            method=name,
-            config=config,
-            task=prompts,
-            reward=reward,
-            backbone=backbone,
-            seed=seed,
-            budget=amount,
-            evaluation=preset["evaluation"],
-            rank=rank,
-            precision=precision or default_precision(),
-            memory=memory,
-            compile=compile,
-            sources=(sources or {}).get(name, {}),
-        )
-        for seed in seeds
-        for name, config in configs.items()
-    ]
+    whose = f"preset {preset.name}"
+    sources = dict.fromkeys(("backbone", "reward", "seed", "memory", "compile", "rank"), "default")
+    sources |= dict.fromkeys(("task", "budget", "evaluation"), whose)
+    sources |= {"held_out": f"task {prompts.name}", "precision": "device"}
+    sources |= {"seed" if key == "seeds" else key: where for key, where in (given or {}).items()}
+    cells = []
+    configs = {name: method_config(name, preset, *layers) for name, layers in methods.items()}
+    for seed in seeds:
+        for name, (config, own) in configs.items():
+            cells.append(
+                Spec(
+                    method=name,
+                    config=config,
+                    task=prompts,
+                    reward=reward,
+                    backbone=backbone,
+                    seed=seed,
+                    budget=Budget.parse(budget or preset.budget),
+                    evaluation=preset.evaluation,
+                    rank=rank,
+                    precision=precision or default_precision(),
+                    memory=memory,
+                    compile=compile,
+                    sources=sources | {f"config.{key}": where for key, where in own.items()},
+                )
+            )
+    user = (reward, *(held_out or ())) if named is None else named
+    refuse_code(code_files(cells), user, f"task {prompts.name}")
     for spec in cells:
-        spec.description()
+        spec.description()  # raises for rewards and methods that do not go together
     return cells
+
+
+def code_files(specs: Iterable[Spec]) -> list[str]:
+    """The rewards of these cells that are functions of Python files, as ``my_file.py:score``."""
+    names = {name for spec in specs for name in (spec.reward, *spec.task.held_out)}
+    return sorted(name for name in names if _files(name))
+
+
+def _files(reward: str) -> list[Path]:
+    """The Python files in a reward's name, which may be a mixture."""
+    return [Path(file).resolve() for file in re.findall(r"([^*+]+\.py):", reward)]
+
+
+def refuse_code(rewards: Iterable[str], named: Iterable[str], where: str) -> None:
+    """Raises UserError if a reward is a function of a file that nobody ``named``.
+
+    Files that were sent by somebody may name rewards; what they name is run only if the command
+    line says so as well.
+    """
+    known = {file for name in named for file in _files(name) or [Path(name).resolve()]}
+    for reward in rewards:
+        if set(_files(reward)) - known:
+            (file, *_) = _files(reward)
+            raise UserError(
+                f"{where}: the reward {reward} is code; if you trust it, name its file on this "
+                f"command line: --plugin {file}"
+            )
+
+
+def announce(cells: Sequence[Spec], out: Path) -> None:
+    """Write the file of each cell that is not begun, so that it can be run from there.
+
+    Raises UserError if ``out`` cannot be written.
+    """
+    try:
+        for spec in cells:
+            Cell(out, spec.description(), {"sources": dict(spec.sources)}).announce()
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written ({error.strerror})") from error
 
 
 def run_cells(
@@ -109,10 +152,10 @@ def run_cells(
     """
     harness = Harness(out, track=track)
     done, failed = list[Path](), dict[str, Exception]()
-    rewards = {spec.reward for spec in cells}
+    alike = len({(spec.method, spec.seed) for spec in cells}) < len(cells)  # by these alone
     for spec in sorted(cells, key=lambda spec: Cell(out, spec.description()).failed):
         name = f"{spec.method}, seed {spec.seed}"
-        if len(rewards) > 1:  # of a suite
+        if alike:
             name = Cell(out, spec.description()).path.name
         with bar(name) as progress:
             try:
@@ -133,19 +176,6 @@ def _line(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def plan(cells: Sequence[Spec], out: Path) -> None:
-    """Add ``cells`` to ``plan.json``, so that ``status`` knows what is missing.
-
-    Raises UserError if ``out`` cannot be written.
-    """
-    names = [Cell(out, spec.description()).path.name for spec in cells]
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(out / "plan.json", sorted({*planned(out), *names}))
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written ({error.strerror})") from error
-
-
 def run(
     methods: Sequence[str] = ("alignprop", "ddpo"),
     *,
@@ -155,26 +185,20 @@ def run(
 ) -> pd.DataFrame:
     """Compare ``methods`` and return their evaluations.
 
-    ``config`` has values per method, nested like the TOML file; ``options`` are those of ``specs``.
-    One row per cell, split and share of the budget: method, seed, split, fraction, step, the
-    ledger's counters, diversity and a column per reported reward. Raises UserError for bad input
-    and RuntimeError if a cell fails.
+    ``config`` has values per method, nested like the TOML file; ``options`` are those of
+    ``resolve``. One row per cell, split and share of the budget: method, seed, split, fraction,
+    step, the ledger's counters, diversity and a column per reported reward. Raises UserError for
+    bad input and RuntimeError if a cell fails.
     """
     if isinstance(methods, str):
         raise UserError(f"methods must be a list: methods=[{methods!r}]")
-    unknown = set(config or {}) - set(methods)
+    own = config or {}
+    unknown = set(own) - set(methods)
     if unknown:
         raise UserError(f"config has values for {', '.join(unknown)}, not among the methods")
-    preset = load_preset(options.get("backbone", "emoji"))
-    configs, sources = {}, {}
-    for name in methods:
-        layer = ((config or {}).get(name, {}), f"config[{name!r}]")
-        configs[name] = method_defaults(name, preset, layer)
-        sources[name] = {k: "benchmarks.run" for k in options} | {
-            f"config.{k}": v for k, v in method_sources(name, preset, layer).items()
-        }
-    cells = specs(configs, **options, sources=sources)
-    plan(cells, Path(out))
+    layers = {name: [(own.get(name, {}), f"config[{name!r}]")] for name in methods}
+    cells = resolve(layers, **options, given=dict.fromkeys(options, "benchmarks.run"))
+    announce(cells, Path(out))
     done, failed = run_cells(cells, Path(out))
     if failed:
         raise RuntimeError("; ".join(f"{name}: {reason}" for name, reason in failed.items()))

@@ -1,14 +1,8 @@
 """Evaluate LoRA checkpoints, their mixes, or the base model.
 
-    run_benchmark.py evaluate                                 the base model
-    run_benchmark.py evaluate CHECKPOINT...                   it, then each checkpoint
-    run_benchmark.py evaluate CHECKPOINT... --mix 0.5 0.5     a soup of all of them
-    run_benchmark.py evaluate ONE [OTHER] --sweep 5           from the base (or ONE) to ONE (OTHER)
-    run_benchmark.py evaluate CHECKPOINT --parts 4            early or late sampling steps only
-
-A CHECKPOINT is a cell, a folder, or a .safetensors file of a U-Net LoRA as diffusers loads it. All
-pictures start from the noise of the runs' own evaluations. Each evaluation leaves a directory in
---out with its records and pictures, which the report draws.
+A checkpoint is a cell, a folder, or a .safetensors file of a U-Net LoRA as diffusers loads it. All
+pictures start from the noise of the runs' own evaluations. Each evaluation leaves a directory with
+its records and pictures, which the report draws.
 """
 
 from __future__ import annotations
@@ -16,35 +10,31 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import tyro
 from torch import Tensor
 
 from benchmarks import registry
-from benchmarks.api import Task, UserError
+from benchmarks.api import EvaluationSettings, Task, UserError
 from benchmarks.backbone.lora_sd import LoraSD, default_precision
-from benchmarks.cli import cli
 from benchmarks.compute.ledger import Ledger
-from benchmarks.config import load_preset, load_task
+from benchmarks.config import build, check_task, load_preset, load_task
 from benchmarks.distributed import start
 from benchmarks.experiments import soup
+from benchmarks.experiments.cells import refuse_code
 from benchmarks.harness.evaluate import calibrate, evaluate, pictures
-from benchmarks.harness.loop import reported
+from benchmarks.harness.spec import reported
 from benchmarks.records.cell import save_pictures, write_json
 
 
-@tyro.conf.configure(tyro.conf.DisallowNone)
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Request:
     """What to evaluate, and on what."""
 
-    checkpoints: tyro.conf.Positional[tuple[Path, ...]] = ()
+    checkpoints: tuple[Path, ...] = ()
     """Cells, folders or .safetensors files; none: the base model alone."""
     mix: tuple[float, ...] = ()
     """One coefficient per checkpoint: evaluate the mix of their products B A."""
@@ -80,15 +70,7 @@ class Candidate:
     part: tuple[float, float] = (0.0, 1.0)
 
 
-def parse(arguments: list[str]) -> Options:
-    """The command line. Raises UserError."""
-    options: Options = cli(
-        Options, args=arguments, prog="run_benchmark.py evaluate", description=__doc__
-    )
-    return options
-
-
-def candidates(options: Options) -> list[Candidate]:
+def candidates(options: Request) -> list[Candidate]:
     """What to evaluate after the base model. Raises UserError for what does not go together."""
     count = len(options.checkpoints)
     if sum(map(bool, (options.mix, options.sweep, options.parts))) > 1:
@@ -114,16 +96,22 @@ def candidates(options: Options) -> list[Candidate]:
     return [Candidate(name, unit) for name, unit in zip(names, units, strict=True)]
 
 
-def describe(options: Options, chosen: list[Candidate]) -> dict[str, Any]:
+def describe(options: Request, chosen: list[Candidate]) -> dict[str, Any]:
     """What identifies the evaluation; its hash names the directory."""
     cells = [_cell(path) for path in options.checkpoints]
     first: dict[str, Any] = cells[0] if cells else {}
     backbone = options.backbone or first.get("backbone", "emoji")
     reward = options.reward or first.get("reward", "jpeg")
-    own = first.get("prompts") if options.task is None else None
-    task = _recorded(own) if own else load_task(options.task or load_preset(backbone)["task"])
+    preset = load_preset(backbone)
+    if options.task is None and "prompts" in first:  # also where its file is no longer there
+        task = build(Task, first["prompts"], "cell.json: prompts")
+        check_task(task, "cell.json: prompts")
+    else:
+        task = load_task(options.task or preset.task)
     if options.held_out is not None:
         task = dataclasses.replace(task, held_out=options.held_out)
+    named = [options.reward or "", *(options.held_out or ()), *map(str, options.plugin)]
+    refuse_code([reward, *task.held_out], named, "cell.json or task")
     splits = {"prompts": _own_prompts(options)} if options.prompts else task.evaluation_prompts()
     names = reported(reward, task)
     return {
@@ -143,7 +131,7 @@ def describe(options: Options, chosen: list[Candidate]) -> dict[str, Any]:
         "backbone": backbone,
         "prompts": splits,
         "calibration": task.evaluation_prompts()["train"],
-        "evaluation": load_preset(backbone)["evaluation"],
+        "evaluation": dataclasses.asdict(preset.evaluation),
     }
 
 
@@ -151,25 +139,22 @@ def _cell(path: Path) -> dict[str, Any]:
     """The cell a checkpoint belongs to, if it does."""
     file = soup.weights_file(path).parent / "cell.json"
     try:
-        return dict(json.loads(file.read_text("utf-8"))) if file.is_file() else {}
+        record = json.loads(file.read_text("utf-8")) if file.is_file() else {}
     except ValueError as error:
         raise UserError(f"{file}: not JSON ({error})") from error
-
-
-def _recorded(prompts: dict[str, Any]) -> Task:
-    """The task of a ``cell.json``, also where its file is no longer there."""
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in prompts.items()}
-    try:
-        return Task(**values)
-    except TypeError as error:
-        raise UserError(f"cell.json: its prompts are no task ({error}); give --task") from error
+    if not isinstance(record, dict):
+        raise UserError(f"{file}: no cell, but {record!r:.50}")
+    for key in ("backbone", "reward"):
+        if not isinstance(record.get(key, ""), str):
+            raise UserError(f"{file}: {key} must be str, not {record[key]!r}")
+    return record
 
 
 def _digest(path: Path) -> str:
     return hashlib.sha256(soup.weights_file(path).read_bytes()).hexdigest()
 
 
-def _own_prompts(options: Options) -> list[str]:
+def _own_prompts(options: Request) -> list[str]:
     prompts = list(options.prompts)
     if len(prompts) == 1 and prompts[0].endswith(".txt"):
         try:
@@ -198,15 +183,16 @@ def records(
         if wrong:
             raise UserError(f"{path}: {wrong[0]} does not fit backbone {description['backbone']!r}")
     scorers = {name: registry.rewards.get(name)(device) for name in description["reported"]}
-    settings = description["evaluation"]
-    space = registry.rewards.get(settings["features"])(device)
-    shown, steps, guidance = (
-        description["calibration"],
-        settings["sampling_steps"],
-        settings["guidance"],
-    )
+    settings = EvaluationSettings(**description["evaluation"])
+    space = registry.rewards.get(settings.features)(device)
+    shown = description["calibration"]
+
+    def draw() -> Tensor:
+        drawn = pictures(model, shown, settings.sampling_steps, settings.guidance)
+        return drawn.to(device)
+
     with model.ledger.paused():
-        calibrate(scorers, shown, lambda: pictures(model, shown, steps, guidance).to(device))
+        calibrate(scorers, shown, draw)
     base: dict[str, Tensor] = {}
     for number, candidate in enumerate([Candidate("base model", ()), *chosen]):
         model.load_lora_state(
@@ -227,19 +213,7 @@ def _side(key: str, matrix: Tensor) -> int:
     return matrix.shape[1] if key.endswith(soup.A) else matrix.shape[0]
 
 
-def main(arguments: list[str]) -> int:
-    """Evaluate unless the same evaluation is there already, and print it."""
-    options = parse(arguments)
-    for plugin in options.plugin:
-        registry.load_plugin(plugin)
-    folder = run(options)
-    lines = (folder / "evals.jsonl").read_text("utf-8").splitlines()
-    print(_table([json.loads(line) for line in lines]))
-    print(f"\nRecords and pictures: {folder}{os.sep}")
-    return 0
-
-
-def run(options: Options, folder: Path | None = None) -> Path:
+def run(options: Request, folder: Path | None = None) -> Path:
     """Evaluate unless it is there already; ``folder``, or the one named by what is evaluated.
 
     Raises UserError for what cannot be evaluated.
@@ -259,14 +233,3 @@ def run(options: Options, folder: Path | None = None) -> Path:
         (folder / "evals.jsonl").write_text(text, "utf-8")
         write_json(folder / "evaluation.json", description)
     return folder
-
-
-def _table(rows: list[dict[str, Any]]) -> str:
-    measures = ("diversity", "vendi", "drift", "collapse")
-    flat = [
-        {"": row["name"], "split": row["split"]}
-        | row["rewards"]
-        | {measure: row[measure] for measure in measures}
-        for row in rows
-    ]
-    return str(pd.DataFrame(flat).to_string(index=False, float_format=lambda x: f"{x:.4f}"))

@@ -1,7 +1,7 @@
-"""Many cells at once: ``--launch local --jobs N``, or ``--launch slurm --partition P``.
+"""Many cells at once: as processes of this machine, or as Slurm jobs.
 
-Each cell is a command of its own, the one that was given with ``--shard I/N``, so that whatever
-happens to one leaves the others alone. How they ended is read from their directories.
+Each cell is run from its own file, so that whatever happens to one leaves the others alone. How
+they ended is read from their directories.
 """
 
 from __future__ import annotations
@@ -11,11 +11,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks import registry
 from benchmarks.api import UserError
-from benchmarks.harness.loop import Spec
+from benchmarks.cli import Launching
+from benchmarks.experiments.cells import announce, code_files, run_cells
+from benchmarks.harness.spec import Spec
+from benchmarks.records import tracking
 from benchmarks.records.cell import Cell
 from benchmarks.records.state import collect
 
@@ -24,47 +29,50 @@ TIME_LIMIT, TIMEOUTS = 60, 1000
 ROOT = Path(__file__).parents[2]
 
 
-def parse_shard(text: str) -> slice:
-    """``I/N`` to the slice with every N-th item from the I-th, counted from 1."""
-    index, slash, count = text.partition("/")
-    if slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count):
-        return slice(int(index) - 1, None, int(count))
-    raise UserError(f"--shard {text}: write I/N with I from 1 to N")
+@dataclass(frozen=True, kw_only=True)
+class Around:
+    """What a launched cell needs besides its file."""
+
+    out: Path
+    """Where its directory is."""
+    plugins: tuple[Path, ...] = ()
+    """The Python files that register what it names."""
+    track: tracking.Name | None = None
+    """A tracker for its records."""
 
 
-def run_launched(
-    launcher: str,
-    arguments: Sequence[str],
-    cells: Sequence[Spec],
-    mine: Sequence[int],
-    *,
-    jobs: int | None,
-    out: Path,
-    partition: str | None,
+def run_here_or_launched(
+    cells: Sequence[Spec], launching: Launching, around: Around
 ) -> dict[str, str]:
-    """Run the cells of these indices and wait: what is not done in the end, and why."""
-    if jobs is not None and jobs < 1:
-        raise UserError(f"--jobs {jobs}: at least 1")
-    commands = [alone(arguments, i, len(cells)) for i in mine]
-    if launcher == "slurm":
-        slurm(commands, jobs or len(commands), out, partition)
+    """Run cells in this process, or as ``launching`` says, and wait: why some are not done."""
+    if launching.launch is None:
+        return run_cells(cells, around.out, around.track)[1]
+    if launching.jobs is not None and launching.jobs < 1:
+        raise UserError(f"--jobs {launching.jobs}: at least 1")
+    announce(cells, around.out)
+    paths = [Cell(around.out, spec.description()).path for spec in cells]
+    if launching.launch == "slurm":
+        slurm([Job(path / "cell.json", around) for path in paths], launching, around.out)
     else:
-        local(commands, jobs or 1, out)
-    ended = collect([out])
-    names = [Cell(out, cells[i].description()).path.name for i in mine]
-    return {n: " ".join(ended[n]).strip() for n in names if ended[n][0] != "done"}
+        commands = [
+            command(path / "cell.json", spec, around)
+            for path, spec in zip(paths, cells, strict=True)
+        ]
+        local(commands, launching.jobs or 1, around.out)
+    ended = collect([around.out])
+    return {p.name: " ".join(ended[p.name]).strip() for p in paths if ended[p.name][0] != "done"}
 
 
-def alone(arguments: Sequence[str], index: int, count: int) -> list[str]:
-    """The arguments that run only cell ``index`` (from 0) of ``count``, in this process."""
-    kept, rest = list[str](), iter(arguments)
-    for argument in rest:
-        name, equals, _ = argument.partition("=")
-        if name not in ("--launch", "--jobs", "--partition"):
-            kept.append(argument)
-        elif not equals:
-            next(rest)  # its value
-    return [*kept, "--shard", f"{index + 1}/{count}"]
+def command(file: Path, spec: Spec, around: Around) -> list[str]:
+    """The arguments that run one cell in a process of its own."""
+    words = ["run", str(file), "--out", str(around.out)]
+    if around.plugins:
+        words += ["--plugin", *map(str, around.plugins)]
+    if code := code_files([spec]):
+        words += ["--held-out", *code]
+    if around.track:
+        words += ["--track", around.track]
+    return words
 
 
 def local(commands: Sequence[list[str]], jobs: int, out: Path) -> None:
@@ -72,14 +80,15 @@ def local(commands: Sequence[list[str]], jobs: int, out: Path) -> None:
     logs = out / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     start = [sys.executable, str(ROOT / "run_benchmark.py")]
-    waiting, running = list(enumerate(commands, 1)), list[subprocess.Popen[bytes]]()
+    waiting = list(enumerate(commands, 1))
+    running = list[subprocess.Popen[bytes]]()
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
-                number, command = waiting.pop(0)
+                number, words = waiting.pop(0)
                 with (logs / f"{number:04d}.log").open("wb") as log:
                     running.append(
-                        subprocess.Popen([*start, *command], stdout=log, stderr=subprocess.STDOUT)
+                        subprocess.Popen([*start, *words], stdout=log, stderr=subprocess.STDOUT)
                     )
             running = [process for process in running if process.poll() is None]
             time.sleep(0.1)
@@ -90,16 +99,20 @@ def local(commands: Sequence[list[str]], jobs: int, out: Path) -> None:
             process.wait()
 
 
+@dataclass(frozen=True)
 class Job:
     """One cell as a Slurm job; preempted or out of time, it is queued again and goes on."""
 
-    def __init__(self, arguments: list[str]) -> None:
-        self.arguments = arguments
+    file: Path
+    around: Around
 
-    def __call__(self) -> int:
-        from run_benchmark import main
-
-        return main(self.arguments)
+    def __call__(self) -> dict[str, str]:
+        for plugin in self.around.plugins:
+            registry.load_plugin(plugin)
+        _, failed = run_cells([Spec.read(self.file)], self.around.out, self.around.track)
+        for name, reason in failed.items():
+            print(f"{name} failed: {reason}", file=sys.stderr)
+        return failed
 
     def checkpoint(self) -> Any:
         """What submitit queues again."""
@@ -108,8 +121,8 @@ class Job:
         return DelayedSubmission(self)
 
 
-def slurm(commands: Sequence[list[str]], jobs: int, out: Path, partition: str | None) -> None:
-    """Submit ``commands`` as an array of jobs and wait for them; logs go to ``out``/slurm.
+def slurm(jobs: Sequence[Job], launching: Launching, out: Path) -> None:
+    """Submit ``jobs`` as an array and wait for them; logs go to ``out``/slurm.
 
     Everything else is sbatch's own: SBATCH_GPUS=1, SBATCH_ACCOUNT=... in the environment.
     """
@@ -124,12 +137,12 @@ def slurm(commands: Sequence[list[str]], jobs: int, out: Path, partition: str | 
     executor.update_parameters(
         job_name="alignprop-bench",
         time=TIME_LIMIT,
-        array_parallelism=jobs,
+        array_parallelism=launching.jobs or len(jobs),
         additional_parameters={"requeue": True},
-        **({"partition": partition} if partition else {}),
+        **({"partition": launching.partition} if launching.partition else {}),
     )
     with executor.batch():
-        submitted = [executor.submit(Job(command)) for command in commands]
+        submitted = [executor.submit(job) for job in jobs]
     print(f"{len(submitted)} jobs queued, the first is {submitted[0].job_id}", flush=True)
     try:
         while not all(job.done() for job in submitted):

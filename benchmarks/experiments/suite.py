@@ -1,15 +1,16 @@
-"""``--suite NAME``: every table and figure of a paper by one command.
+"""Every table and figure of a paper by one command.
 
 A suite is a TOML file of what its experiments share and, in the folder of the same name, a file
 per table or figure: which cells it needs, what is evaluated besides, what is drawn and what the
-source claims. Cells that several of them need run once: all are below one folder, each in the
-directory named by its hash. ``suite.json`` says which belong where, for the report.
+source claims (docs/how-to/suites.md). Cells that several of them need run once: all are below one
+folder, each in the directory named by its hash. ``suite.json`` says which belong where, for the
+report.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
+import functools
 import hashlib
 import json
 import shlex
@@ -20,52 +21,103 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import registry
-from benchmarks.api import UserError
-from benchmarks.cli import cli
+from benchmarks.api import Preset, UserError
+from benchmarks.cli import Launching
 from benchmarks.compute.budget import Budget
 from benchmarks.config import (
     FOLDER,
+    Layer,
+    TaskEvaluation,
+    build,
+    check_task,
+    checked,
     load_preset,
     load_task,
     merged,
     method_defaults,
-    method_sources,
-    override,
     read_toml,
 )
 from benchmarks.distributed import rank, start
 from benchmarks.experiments import checkpoints
-from benchmarks.experiments.cells import plan, run_cells, specs
-from benchmarks.experiments.launch import parse_shard
+from benchmarks.experiments.cells import announce, resolve
+from benchmarks.experiments.launch import Around, run_here_or_launched
 from benchmarks.forecast import forecast
 from benchmarks.forecast.meta_model import Model
 from benchmarks.forecast.shapes import SHAPES
-from benchmarks.harness.loop import Spec
+from benchmarks.harness.spec import Spec
 from benchmarks.records.cell import Cell, write_json
+from benchmarks.registry import hint
 
-SUITES = FOLDER / "experiments" / "suites"
 ROOT = FOLDER.parent
 #: The GPU whose hours are said beforehand, and its bytes.
 GPU, GPU_BYTES = "A100 80 GB", 80e9
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """What to reproduce."""
+class Arm:
+    """One curve of a table or figure: a method in one configuration."""
 
-    suite: str
-    """Name of a suite, or the TOML file of your own."""
-    backbone: str = "emoji"
-    """emoji (embedded), sd15, a diffusers folder or a hub id."""
-    quick: bool = False
-    """The same tables and figures from one seed and small budgets, with wide intervals."""
-    only: tuple[str, ...] = ()
-    """Names of tables and figures. Default: all of them."""
-    shard: str = "1/1"
-    """I/N: only every N-th cell, from the I-th (counted from 1), and no report."""
-    out: Path | None = None
-    """Where results go; what is finished there is not run again. Default: results, or
-    runs/SUITE-quick with --quick."""
+    method: str | None = None
+    """Its name. Default: the arm's label."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """Values over the preset's, nested like the method's Config."""
+    rank: int = 4
+    """Of the LoRA matrices; 0: all weights are trained."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Further:
+    """An evaluation of an arm's checkpoints, once per seed: ``sweep`` or ``parts``."""
+
+    arm: str
+    """Whose checkpoints."""
+    rewards: tuple[int, ...]
+    """Positions in the item's `rewards`: one checkpoint for each."""
+    sweep: int = 0
+    """So many even mixes of two checkpoints, or of one and the base model."""
+    parts: int = 0
+    """Adapters only in the first, and only in the last, k of so many parts of the chain."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """What the source says, and how it is measured on our runs."""
+
+    paper: str
+    """The claim in words."""
+    measure: str
+    """How it is measured."""
+    published: tuple[str, ...] = ()
+    """Quantities of results/published.toml that go with it."""
+    arms: tuple[str, ...] = ()
+    """Labels of the arms that are measured."""
+    split: str | None = None
+    """`train` or `unseen`: the prompts of the evaluations that count."""
+    of: str | None = None
+    """A reward or measure to compare instead of the train reward."""
+    times: float | None = None
+    """A speed-up holds above this factor. Default: 1."""
+    at: float | None = None
+    """The soup's coefficient of the last checkpoint."""
+    reward: int | None = None
+    """The position in `rewards` of the reward that is measured."""
+    rung: str | None = None
+    """The rung of the memory ladder."""
+    why: str | None = None
+    """What we think where the paper and we differ."""
+
+
+#: What a claim with this measure has to say.
+NEEDED = {
+    "difference": ("arms", "split"),
+    "gain": ("arms", "split"),
+    "parts_of_mixture": ("arms", "split"),
+    "speedup": ("arms", "split"),
+    "soup": ("at",),
+    "late": ("reward",),
+    "early": ("reward",),
+    "memory": ("rung", "published"),
+}
 
 
 @dataclass(frozen=True)
@@ -80,124 +132,219 @@ class Trial:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Primary:
+    """The one finding of a suite that is named beforehand, and not corrected for the others."""
+
+    item: str
+    """The table or figure whose claim it is."""
+    claim: int
+    """Which of its claims, from 1."""
+    reward: str
+    """The reward that it is about."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Item:
-    """One table or figure, with what it shares with the others. ``arms`` are its curves: a label
-    and, if that is not the method's name, ``method``, ``config`` and ``rank``."""
+    """One table or figure: the keys of its file, over those of the suite's."""
+
+    title: str
+    """The heading of its section."""
+    folder: str = "embedded"
+    """The directory of results below `--out`."""
+    rewards: tuple[str, ...] = ()
+    """What is optimised: one comparison for each."""
+    arms: Mapping[str, Arm] = field(default_factory=dict)
+    """The curves by label; a list of methods is short for arms without settings."""
+    evaluations: tuple[Further, ...] = ()
+    """What is evaluated besides the runs' own evaluations."""
+    ladder: str | None = None
+    """The backbone whose memory ladder is computed."""
+    budget: str
+    """KIND=AMOUNT per cell."""
+    seeds: tuple[int, ...]
+    """One cell per reward, arm and seed."""
+    task: str
+    """Prompts and splits."""
+    tasks: Mapping[str, str] = field(default_factory=dict)
+    """Tasks of single rewards."""
+    held_out: tuple[str, ...] | None = None
+    """Rewards that are only reported. Default: the task's."""
+    evaluation: Mapping[str, int] = field(default_factory=dict)
+    """Over the task's `train_every`, `train_images`, `unseen_images`."""
+    figures: tuple[str, ...] = ()
+    """What is drawn."""
+    tables: tuple[str, ...] = ()
+    """What is tabulated."""
+    claims: tuple[Claim, ...] = ()
+    """What the source says."""
+    primary: Primary | None = None
+    """The suite's primary finding."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """An item of a suite, ready to run."""
 
     name: str
-    path: Path
-    title: str
-    folder: str = "embedded"
-    rewards: Sequence[str] = ()
-    arms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    evaluations: Sequence[Mapping[str, Any]] = ()
-    ladder: str | None = None
-    budget: str
-    seeds: Sequence[int]
-    task: str
-    tasks: Mapping[str, str] = field(default_factory=dict)
-    held_out: Sequence[str] | None = None
-    evaluation: Mapping[str, Any] = field(default_factory=dict)
-    figures: Sequence[str] = ()
-    tables: Sequence[str] = ()
-    claims: Sequence[Mapping[str, Any]] = ()
-    primary: Mapping[str, Any] = field(default_factory=dict)
-    guard: Sequence[str] = ()
+    item: Item
+    origins: Mapping[str, str]
+    """Where each key of the item was set."""
+    named: tuple[str, ...] = ()
+    """The code files that the command line named."""
 
-    def trials(self, preset: Mapping[str, Any]) -> dict[tuple[str, str], Trial]:
+    def trials(self, preset: Preset) -> dict[tuple[str, str], Trial]:
         """By reward and label."""
         return {
             (reward, label): Trial(
-                method=self._method(label),
-                config=method_defaults(self._method(label), preset, self._layer(label)),
-                rank=self.arms[label].get("rank", 4),
+                method=arm.method or label,
+                config=method_defaults(arm.method or label, preset, self._layer(label)),
+                rank=arm.rank,
                 reward=reward,
-                task=self.tasks.get(reward, self.task),
+                task=self.item.tasks.get(reward, self.item.task),
             )
-            for reward in self.rewards
-            for label in self.arms
+            for reward in self.item.rewards
+            for label, arm in self.item.arms.items()
         }
 
-    def _method(self, label: str) -> str:
-        return str(self.arms[label].get("method", label))
-
-    def _layer(self, label: str) -> tuple[Mapping[str, Any], str]:
-        return self.arms[label].get("config", {}), f"{self.path.name}, {label}"
+    def _layer(self, label: str) -> Layer:
+        return self.item.arms[label].config, f"{self.origins['arms']}, {label}"
 
     def cells(self, backbone: str) -> dict[tuple[str, str, int], Spec]:
         """By reward, label and seed. Raises UserError for what cannot work."""
-        preset, found = load_preset(backbone), {}
-        for (reward, label), trial in self.trials(preset).items():
-            changes = dict(self.evaluation)
-            if self.held_out is not None:
-                changes["held_out"] = self.held_out
-            task = override(load_task(trial.task), changes, f"{self.path.name}: evaluation")
-            sources = method_sources(trial.method, preset, self._layer(label))
-            for spec in specs(
-                {trial.method: trial.config},
-                backbone=backbone,
-                reward=reward,
-                task=task,
-                budget=self.budget,
-                seeds=self.seeds,
-                rank=trial.rank,
-                sources={trial.method: {f"config.{k}": v for k, v in sources.items()}},
-            ):
-                found[reward, label, spec.seed] = spec
+        found = {}
+        keys = ("budget", "seeds", "task", "held_out", "evaluation")
+        given = {key: self.origins[key] for key in keys if key in self.origins}
+        for reward in self.item.rewards:
+            name = self.item.tasks.get(reward, self.item.task)
+            changes: Any = self.item.evaluation
+            task = dataclasses.replace(load_task(name), **changes)
+            check_task(task, self.origins.get("evaluation", name))
+            for label, arm in self.item.arms.items():
+                for spec in resolve(
+                    {arm.method or label: [self._layer(label)]},
+                    backbone=backbone,
+                    reward=reward,
+                    task=task,
+                    held_out=self.item.held_out,
+                    budget=self.item.budget,
+                    seeds=self.item.seeds,
+                    rank=arm.rank,
+                    named=self.named,
+                    given=given
+                    | {"reward": self.origins["rewards"], "rank": self.origins["arms"]}
+                    | {"backbone": "command line"},
+                ):
+                    found[reward, label, spec.seed] = spec
         return found
 
 
-def load(options: Options) -> list[Item]:
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """Which suite, for which backbone, and which part of it."""
+
+    suite: str
+    """A name (see list suites), or the TOML file of your own."""
+    backbone: str = "emoji"
+    """A name (see list backbones), a TOML file of your own, a diffusers folder or a hub id."""
+    quick: bool = False
+    """The same tables and figures from one seed and small budgets, with wide intervals."""
+    only: tuple[str, ...] = ()
+    """Names of tables and figures. Default: all of them."""
+    plugin: tuple[Path, ...] = ()
+    """Python files that register what the suite names, or hold its rewards. They are run."""
+
+
+def load(chosen: Chosen) -> list[Loaded]:
     """The tables and figures of a suite. Raises UserError for bad names and files."""
-    path = _file(options.suite)
-    shared = _resolved(read_toml(path), options)
-    names = shared.pop("items", [])
-    if not names:
-        raise UserError(f"{path}: items must name files in {path.with_suffix('')}")
-    items = [_item(path.with_suffix("") / f"{name}.toml", shared, options) for name in names]
-    for name in options.only:
+    path = file_of(chosen.suite)
+    values = read_toml(path)
+    names = values.pop("items", None)
+    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+        folder = path.with_suffix("")
+        raise UserError(f"{path}: items must be a list of files in {folder}, not {names!r}")
+    shared = _layers(values, str(path), chosen)
+    items = []
+    for name in names:
+        file = path.with_suffix("") / f"{name}.toml"
+        items.append(_loaded(file, [*shared, *_layers(read_toml(file), str(file), chosen)], chosen))
+    for name in chosen.only:
         if name not in names:
-            raise UserError(f"--only {name}: {_hint(name, names)}")
+            raise UserError(f"--only {name}: {hint(name, names)}")
     return items
 
 
-def _file(suite: str) -> Path:
+def file_of(suite: str) -> Path:
+    """The file of a suite. Raises UserError for an unknown name."""
     if suite.endswith(".toml"):
         return Path(suite)
-    path = SUITES / f"{suite}.toml"
-    if not path.is_file():
-        known = sorted(file.stem for file in SUITES.glob("*.toml"))
-        raise UserError(f"--suite {suite}: {_hint(suite, known)}")
-    return path
-
-
-def _hint(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-
-
-def _resolved(values: Mapping[str, Any], options: Options) -> dict[str, Any]:
-    """With the tables of this backbone and of --quick over the rest."""
-    tables = {"quick", *registry.backbones.names()}
-    found: dict[str, Any] = {k: v for k, v in values.items() if k not in tables}
-    if options.quick:
-        found = merged(found, values.get("quick", {}))
-    own = values.get(options.backbone, {})
-    return merged(found, _resolved(own, options)) if own else found
-
-
-def _item(path: Path, shared: Mapping[str, Any], options: Options) -> Item:
-    values = merged(shared, _resolved(read_toml(path), options))
-    fields = {f.name for f in dataclasses.fields(Item)} - {"name", "path"}
-    for key in values:
-        if key not in fields:
-            raise UserError(f"{path}: unknown key {key!r}; {_hint(key, sorted(fields))}")
-    if isinstance(values.get("arms"), list):
-        values["arms"] = {method: {} for method in values["arms"]}
     try:
-        return Item(name=path.stem, path=path, **values)
-    except TypeError as error:
-        raise UserError(f"{path}: {str(error).partition('() ')[2]}") from error
+        source = registry.suites.get(suite)
+    except UserError as error:
+        raise UserError(f"{error}; or give the path of a .toml file") from error
+    return Path(source if isinstance(source, Path) else source())
+
+
+def _layers(values: Mapping[str, Any], where: str, chosen: Chosen) -> list[Layer]:
+    """What a file says, lowest first: its own keys, then the tables of --quick and this backbone.
+
+    Every table is checked, also those of other backbones.
+    """
+    tables = {k for k in values if k == "quick" or k in registry.backbones.names()}
+    own = {key: value for key, value in values.items() if key not in tables}
+    checked(Item, _with_arms(own), where)
+    below: list[Layer] = [(own, where)]
+    for table in sorted(tables, key=lambda table: table != "quick"):
+        if not isinstance(values[table], Mapping):
+            raise UserError(f"{where}: {table} must be a table, not {values[table]!r}")
+        inner = _layers(values[table], f"{where}, table {table}", chosen)
+        if table == chosen.backbone or (table == "quick" and chosen.quick):
+            below += inner
+    return below
+
+
+def _with_arms(values: Mapping[str, Any]) -> dict[str, Any]:
+    """With a list of arms as a table of arms without settings."""
+    arms = values.get("arms")
+    if isinstance(arms, list) and all(isinstance(label, str) for label in arms):
+        return {**values, "arms": {label: {} for label in arms}}
+    return dict(values)
+
+
+def _loaded(path: Path, layers: Sequence[Layer], chosen: Chosen) -> Loaded:
+    values: dict[str, Any] = functools.reduce(merged, (table for table, _ in layers), {})
+    item = build(Item, _with_arms(values), str(path))
+    checked(TaskEvaluation, item.evaluation, f"{path}: evaluation")
+    _check_names(item, path)
+    origins = {key: where for table, where in layers for key in table}
+    origins |= dict.fromkeys({"rewards", "arms"} - origins.keys(), str(path))
+    named = tuple(map(str, chosen.plugin))
+    return Loaded(name=path.stem, item=item, origins=origins, named=named)
+
+
+def _check_names(item: Item, path: Path) -> None:
+    """Raises UserError for figures, tables, measures and arms that there are not."""
+    from analysis.claims import MEASURES  # here, because they draw, and need half a second
+    from analysis.figures import FIGURES, TABLES
+
+    wanted: list[tuple[str, str, Mapping[str, Any]]]
+    wanted = [("figures", name, FIGURES) for name in item.figures]
+    wanted += [("tables", name, TABLES) for name in item.tables]
+    wanted += [("a claim's measure", claim.measure, MEASURES) for claim in item.claims]
+    wanted += [("a claim's arms", name, item.arms) for c in item.claims for name in c.arms]
+    wanted += [("an evaluation's arm", further.arm, item.arms) for further in item.evaluations]
+    for what, name, known in wanted:
+        if name not in known:
+            raise UserError(f"{path}: {what}: unknown {name!r}; {hint(name, known)}")
+    for claim in item.claims:
+        missing = [k for k in NEEDED.get(claim.measure, ()) if getattr(claim, k) in (None, ())]
+        if missing:
+            raise UserError(f"{path}: the claim by {claim.measure} misses {', '.join(missing)}")
+    for further in item.evaluations:
+        places = [i for i in further.rewards if not 0 <= i < len(item.rewards)]
+        if places or bool(further.sweep) == bool(further.parts):
+            raise UserError(
+                f"{path}: an evaluation needs an arm, positions in rewards, and sweep or parts"
+            )
 
 
 @dataclass(frozen=True)
@@ -207,7 +354,7 @@ class Evaluation:
 
     folder: Path
     cells: tuple[Path, ...]
-    options: checkpoints.Options
+    options: checkpoints.Request
 
     @property
     def ready(self) -> bool:
@@ -215,47 +362,43 @@ class Evaluation:
         return all((cell / "done").exists() for cell in self.cells)
 
 
-def evaluations(item: Item, cells: Mapping[Any, Spec], runs: Path) -> Iterator[Evaluation]:
-    """One for each seed: ``sweep`` or ``parts`` of an arm's checkpoints on these ``rewards``."""
-    for entry in item.evaluations:
-        values = dict(entry)
-        try:
-            arm, rewards = values.pop("arm"), [item.rewards[i] for i in values.pop("rewards")]
-            ((kind, number),) = values.items()
-            found = [
-                [Cell(runs, cells[reward, arm, seed].description()).path for reward in rewards]
-                for seed in item.seeds
-            ]
-        except (LookupError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{item.path}: an evaluation needs an arm, positions in rewards, and sweep or parts"
-            ) from error
-        for paths in found:
+def evaluations(loaded: Loaded, cells: Mapping[Any, Spec], runs: Path) -> Iterator[Evaluation]:
+    """One for each seed and entry of the item's ``evaluations``."""
+    for entry in loaded.item.evaluations:
+        kind = "sweep" if entry.sweep else "parts"
+        number = entry.sweep or entry.parts
+        for seed in loaded.item.seeds:
+            specs = [cells[loaded.item.rewards[i], entry.arm, seed] for i in entry.rewards]
+            paths = tuple(Cell(runs, spec.description()).path for spec in specs)
             text = json.dumps([kind, number, [path.name for path in paths]])
             name = f"evaluate-{kind}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-            options: Any = {"checkpoints": tuple(paths), "out": runs, kind: number}
-            yield Evaluation(runs / name, tuple(paths), checkpoints.Options(**options))
+            options: Any = {"checkpoints": paths, "out": runs, kind: number}
+            named = tuple(map(Path, loaded.named))
+            yield Evaluation(runs / name, paths, checkpoints.Request(**options, plugin=named))
 
 
-def cost(items: Sequence[Item], backbone: str) -> Iterator[str]:
+def counted(items: Sequence[Loaded], preset: Preset) -> dict[tuple[Trial, str], int]:
+    """How many different cells there are of each trial and budget."""
+    wanted: dict[tuple[Trial, str], set[int]] = {}
+    for loaded in items:
+        for trial in loaded.trials(preset).values():
+            wanted.setdefault((trial, loaded.item.budget), set()).update(loaded.item.seeds)
+    return {key: len(seeds) for key, seeds in wanted.items()}
+
+
+def cost(items: Sequence[Loaded], backbone: str) -> Iterator[str]:
     """What the suite will take, said before it starts; in GPU hours if the model's shape is known.
 
     Evaluations and the reward's own FLOPs are not counted.
     """
-    preset, models = load_preset(backbone), dict[int, Model]()
-    wanted: dict[tuple[Trial, str], set[int]] = {}
-    for item in items:
-        for trial in item.trials(preset).values():
-            wanted.setdefault((trial, item.budget), set()).update(item.seeds)
-    count = sum(map(len, wanted.values()))
-    yield f"{len(items)} tables and figures, {count} different cells"
+    wanted = counted(items, load_preset(backbone))
+    yield f"{len(items)} tables and figures, {sum(wanted.values())} different cells"
     if backbone not in SHAPES:
         yield from sorted({f"each of {budget}" for _, budget in wanted})
         return
-    hours, counts = 0.0, Counter[Any]()
-    for (trial, budget), seeds in wanted.items():  # the reward does not matter here
-        counts[trial.method, trial.config, trial.rank, budget] += len(seeds)
-    for (method, config, size, budget), number in counts.items():
+    models = dict[int, Model]()
+    hours = 0.0
+    for (method, config, size, budget), number in without_reward(wanted).items():
         if size not in models:
             models[size] = Model(backbone, "fp16", size)
         plans = forecast.plan(method, config, models[size], Budget.parse(budget))["plans"]
@@ -265,7 +408,7 @@ def cost(items: Sequence[Item], backbone: str) -> Iterator[str]:
         each = values["hours"][GPU]
         hours += each * number
         yield (
-            f"  {number:3} x {method}{', all weights' * (size == 0)}, {budget}: "
+            f"  {number:3} x {method}{'' if size else ', all weights'}, {budget}: "
             f"{values['steps_in_budget']:,} steps, {each:,.3g} h, "
             f"{values['peak_bytes'] / forecast.GIB:,.3g} GiB ({memory})"
         )
@@ -275,75 +418,87 @@ def cost(items: Sequence[Item], backbone: str) -> Iterator[str]:
     )
 
 
-def parse(arguments: list[str]) -> Options:
-    """The command line."""
-    return cli(Options, args=arguments, prog="run_benchmark.py", description=__doc__)
+def without_reward(
+    wanted: Mapping[tuple[Trial, str], int],
+) -> Counter[tuple[str, Any, int, str]]:
+    """Cells by method, Config, rank and budget: what a cost depends on."""
+    counts = Counter[tuple[str, Any, int, str]]()
+    for (trial, budget), number in wanted.items():
+        counts[trial.method, trial.config, trial.rank, budget] += number
+    return counts
 
 
-def run(options: Options) -> tuple[Path, dict[str, str]]:
-    """Run what is not finished: the directory of the results, and why something failed."""
-    items = load(options)
-    out = options.out or Path(f"runs/{options.suite}-quick" if options.quick else "results")
-    chosen = [item for item in items if not options.only or item.name in options.only]
+def selected(items: Sequence[Loaded], chosen: Chosen) -> list[Loaded]:
+    """The items of ``--only``."""
+    return [one for one in items if not chosen.only or one.name in chosen.only]
+
+
+def run(chosen: Chosen, out: Path, launching: Launching) -> dict[str, str]:
+    """Run what is not finished: why something failed."""
+    items = load(chosen)
+    wanted = selected(items, chosen)
     start()
     if rank() == 0:
-        for line in cost(chosen, options.backbone):
+        for line in cost(wanted, chosen.backbone):
             print(line, flush=True)
-    root = out / items[0].folder
-    runs, failed = root / "runs", dict[str, str]()
-    cells = {item.name: item.cells(options.backbone) for item in items}
-    more = {item.name: list(evaluations(item, cells[item.name], runs)) for item in items}
+    root = out / items[0].item.folder
+    runs = root / "runs"
+    cells = {one.name: one.cells(chosen.backbone) for one in items}
+    more = {one.name: list(evaluations(one, cells[one.name], runs)) for one in items}
     distinct = {
         Cell(runs, spec.description()).path.name: spec
-        for item in chosen
-        for spec in cells[item.name].values()
+        for one in wanted
+        for spec in cells[one.name].values()
     }
     ordered = sorted(distinct.values(), key=lambda spec: spec.seed)  # every seed has all cells
-    shard = parse_shard(options.shard)
-    if not range(len(ordered))[shard] and ordered:
-        raise UserError(f"--shard {options.shard}: there are only {len(ordered)} cells")
+    mine = launching.share(ordered)
+    announce(ordered, runs)
     if rank() == 0:
-        plan(ordered, runs)
-        write_json(root / "suite.json", _index(options, items, cells, more, runs))
-    if ordered[shard]:
-        _, failed = run_cells(ordered[shard], runs)
-    extra = {e.folder.name: e for item in chosen for e in more[item.name]}
-    for name, evaluation in list(extra.items())[shard]:
+        root.mkdir(parents=True, exist_ok=True)
+        write_json(root / "suite.json", _index(chosen, items, cells, more, runs))
+    failed = dict[str, str]()
+    if mine:
+        failed = run_here_or_launched(mine, launching, Around(out=runs, plugins=chosen.plugin))
+    extra = {e.folder.name: e for one in wanted for e in more[one.name]}
+    for name, evaluation in launching.share(list(extra.items()), may_be_empty=True):
         if not (evaluation.folder / "evaluation.json").is_file() and evaluation.ready:
             print(f"{name}: starting", flush=True)
             checkpoints.run(evaluation.options, evaluation.folder)
-    ladders = [item.ladder for item in chosen if item.ladder]
+    ladders = [one.item.ladder for one in wanted if one.item.ladder]
     if ladders and not (root / "memory.json").is_file() and rank() == 0:
         write_json(root / "memory.json", {n: forecast.rungs(n) for n in dict.fromkeys(ladders)})
-    return out, failed
+    return failed
 
 
 def _index(
-    options: Options,
-    items: Sequence[Item],
+    chosen: Chosen,
+    items: Sequence[Loaded],
     cells: Mapping[str, Mapping[tuple[str, str, int], Spec]],
     more: Mapping[str, Sequence[Evaluation]],
     runs: Path,
 ) -> dict[str, Any]:
     """What belongs to each table and figure, for the report: cells with labels, evaluations."""
-    path = _file(options.suite).resolve()
+    path = file_of(chosen.suite).resolve()
     inside = path.is_relative_to(ROOT)
-    command = ["python", "run_benchmark.py", "--suite", options.suite]
-    command += ["--backbone", options.backbone] * (options.backbone != "emoji")
+    command = ["python", "run_benchmark.py", "--suite", chosen.suite]
+    if chosen.backbone != "emoji":
+        command += ["--backbone", chosen.backbone]
+    if chosen.quick:
+        command.append("--quick")
     return {
         "suite": path.relative_to(ROOT).as_posix() if inside else str(path),
-        "command": shlex.join(command + ["--quick"] * options.quick),
-        "backbone": options.backbone,
+        "command": shlex.join(command),
+        "backbone": chosen.backbone,
         "items": {
-            item.name: {
-                "rewards": list(item.rewards),
-                "ladder": item.ladder,
+            one.name: {
+                "rewards": list(one.item.rewards),
+                "ladder": one.item.ladder,
                 "cells": {
                     Cell(runs, spec.description()).path.name: label
-                    for (_, label, _), spec in cells[item.name].items()
+                    for (_, label, _), spec in cells[one.name].items()
                 },
-                "evaluations": [evaluation.folder.name for evaluation in more[item.name]],
+                "evaluations": [evaluation.folder.name for evaluation in more[one.name]],
             }
-            for item in items
+            for one in items
         },
     }

@@ -17,31 +17,26 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-import tyro
 from torch import Tensor
 
 from benchmarks import registry
 from benchmarks.api import Context, Method, Reward, UserError
 from benchmarks.backbone.checkpointing import PLANS, Plan, available
 from benchmarks.backbone.lora_sd import LoraSD
-from benchmarks.cli import cli
 from benchmarks.compute.budget import Budget
 from benchmarks.compute.ledger import KINDS
-from benchmarks.config import Precision, load_preset, method_defaults
+from benchmarks.config import Precision
 from benchmarks.distributed import alone
 from benchmarks.forecast.dry_run import Hollow
 from benchmarks.forecast.live_bytes import Live
 from benchmarks.forecast.meta_model import Model, Needs
-from benchmarks.forecast.shapes import SHAPES
 from benchmarks.streams import Streams
 
 #: Optimizer steps counted: enough for the mean of a random truncation, a few rounds of DDPO.
@@ -298,91 +293,3 @@ def rungs(backbone: str) -> dict[str, float]:
         found[f"{name}, sampling steps recomputed"] = rest + steps["recomputed_per_sampling_step"]
         found[f"{name}, blocks recomputed too"] = rest + steps["recomputed_inside"]
     return found
-
-
-@tyro.conf.configure(tyro.conf.DisallowNone)
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What to plan."""
-
-    methods: tuple[str, ...] = ("alignprop", "ddpo")
-    """Names of methods (see --list methods)."""
-    backbone: str = "sd15"
-    """sd15, sd21, sdxl, emoji or a local diffusers folder."""
-    budget: str | None = None
-    """KIND=AMOUNT per cell (flops, queries, nfe, steps). Default: the preset's."""
-    json: bool = False
-    """Print JSON."""
-
-
-def main(arguments: list[str]) -> int:
-    """``plan``: print what each method will cost."""
-    options = cli(Options, args=arguments, description=__doc__, prog="run_benchmark.py plan")
-    known = options.backbone in SHAPES
-    preset = load_preset("sd15" if known else options.backbone)
-    budget = Budget.parse(options.budget or preset["budget"])
-    configs = {name: method_defaults(name, preset) for name in options.methods}
-    model = Model(options.backbone, "fp16" if known else "fp32")
-    report: dict[str, Any] = {
-        "backbone": options.backbone,
-        "budget": dataclasses.asdict(budget),
-        "utilisation": UTILISATION,
-        "frozen_bytes": model.frozen_bytes,
-        "methods": {name: plan(name, config, model, budget) for name, config in configs.items()},
-    }
-    if known:
-        report["ladder"] = ladder(model)
-    print(json.dumps(report, indent=1) if options.json else "\n".join(_lines(report)))
-    return 0
-
-
-def _lines(report: dict[str, Any]) -> Iterator[str]:
-    budget = report["budget"]
-    yield f"{report['backbone']}, frozen weights {report['frozen_bytes'] / GIB:.2f} GiB"
-    for name, method in report["methods"].items():
-        yield ""
-        yield (
-            f"{name}: {method['trainable_parameters']:,} trainable parameters; per optimizer step "
-            f"{method['nfe_per_step']:,.0f} NFE, {method['reward_queries_per_step']:,.0f} reward "
-            f"queries, {method['reward_gradients_per_step']:,.0f} reward gradients"
-        )
-        for memory, values in method["plans"].items():
-            parts = {k: f"{v / 1e12:,.4g}" for k, v in values["flops_by_part"].items()}
-            yield (
-                f"  {memory:5}  peak {values['peak_bytes'] / GIB:8,.2f} GiB, "
-                f"{values['flops_per_step'] / 1e12:,.4g} TFLOP per step: "
-                + ", ".join(f"{k} {v}" for k, v in parts.items())
-            )
-            if "hours" in values:
-                hours = ", ".join(f"{gpu} {h:,.3g} h" for gpu, h in values["hours"].items())
-                yield (
-                    f"         {budget['kind']}={budget['amount']:g} buys "
-                    f"{values['steps_in_budget']:,} steps, "
-                    f"{values['reward_queries_in_budget']:,.0f} reward queries; {hours}"
-                )
-    yield ""
-    yield (
-        f"Means of the first {STEPS} optimizer steps at seed 0, the reward's FLOPs not counted; "
-        f"hours at {report['utilisation']:.0%} of peak 16-bit speed."
-    )
-    if rungs := report.get("ladder"):
-        yield (
-            "U-Net activations of one guided prediction, 16 bits, one picture, attention "
-            f"probabilities kept: {rungs['stored_per_sampling_step'] / GIB:.1f} GiB per stored "
-            f"sampling step ({rungs['stored_all'] / GIB:,.0f} GiB for 50), "
-            f"{rungs['recomputed_per_sampling_step'] / GIB:.1f} GiB recomputed per sampling step, "
-            f"{rungs['recomputed_inside'] / GIB:.1f} GiB inside the U-Net too; "
-            f"{rungs['flops_guided_forward'] / 1e12:.2f} TFLOP per guided forward pass."
-        )
-        stored, step, inside = (
-            (report["frozen_bytes"] + rungs[name]) / 1e9
-            for name in ("stored_all", "recomputed_per_sampling_step", "recomputed_inside")
-        )
-        yield (
-            f"With the frozen weights: {stored:,.0f} GB stored, {step:.1f} GB recomputed per "
-            f"sampling step, {inside:.1f} GB inside too; decoder and reward not counted."
-        )
-        yield (
-            f"The paper, for SD v1.5 (p. 5, as quoted by others): {LADDER}. What these include was "
-            "not found; they are of the same order as those above, and larger."
-        )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.api import UserError
-from benchmarks.config import load_backbone
+from benchmarks.config import load_preset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +124,7 @@ def shape(name: str) -> Shape:
     """
     if name in SHAPES:
         return SHAPES[name]
-    model = load_backbone(name).model
+    model = load_preset(name).model
     folder = Path(model if isinstance(model, str) else name)
 
     def read(file: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.api import Reward
+from benchmarks.api import EvaluationSettings, Reward
 from benchmarks.backbone.lora_sd import LoraSD
 from benchmarks.distributed import gather, parts, share
 from benchmarks.harness.diversity import measures
@@ -72,7 +72,7 @@ def evaluate(
     prompts: Mapping[str, Sequence[str]],
     rewards: Mapping[str, Reward],
     space: Reward,
-    settings: Mapping[str, Any],
+    settings: EvaluationSettings,
     base: Mapping[str, Tensor] | None = None,
     part: tuple[float, float] = (0.0, 1.0),
 ) -> list[Evaluation]:
@@ -84,8 +84,9 @@ def evaluate(
     results = []
     with backbone.ledger.paused():
         for split, asked in prompts.items():
-            steps, guidance = settings["sampling_steps"], settings["guidance"]
-            images = pictures(backbone, asked, steps, guidance, part=part)
+            images = pictures(
+                backbone, asked, settings.sampling_steps, settings.guidance, part=part
+            )
             rows = share(range(len(asked)))
             mine, texts = images[list(rows)].to(backbone.device), [asked[i] for i in rows]
             scores = {n: gather([r(mine, texts)] if texts else []) for n, r in rewards.items()}

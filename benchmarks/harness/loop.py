@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import platform
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from importlib.metadata import version
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,17 +13,17 @@ import torch
 from torch import Tensor
 
 from benchmarks import registry
-from benchmarks.api import Context, Method, Reward, StepResult, Task, UserError
+from benchmarks.api import Context, Method, Reward, StepResult, UserError
 from benchmarks.backbone.checkpointing import Plan
 from benchmarks.backbone.lora_sd import LoraSD
-from benchmarks.compute.budget import FRACTIONS, Budget
+from benchmarks.compute.budget import FRACTIONS
 from benchmarks.compute.ledger import Ledger
-from benchmarks.config import RULES, Memory, Precision
 from benchmarks.distributed import from_first, rank, start
 from benchmarks.forecast.forecast import choose
 from benchmarks.harness import interrupt
 from benchmarks.harness.evaluate import Evaluation, calibrate, evaluate, pictures
 from benchmarks.harness.guard import Guard
+from benchmarks.harness.spec import Spec
 from benchmarks.records import tracking
 from benchmarks.records.cell import Cell, write_json
 from benchmarks.records.circumstances import facts
@@ -39,83 +36,6 @@ CHECKPOINT_EVERY = 30.0
 
 Found = TypeVar("Found")
 Progress = Callable[[float, str], None]  # share of the budget used, what to say
-
-
-@dataclass(frozen=True, kw_only=True)
-class Spec:
-    """One cell: a method with its configuration on a task, with a reward, seed and budget."""
-
-    method: str
-    config: Any
-    task: Task
-    reward: str
-    backbone: str
-    seed: int
-    budget: Budget
-    evaluation: Mapping[str, Any]
-    rank: int = 4
-    precision: Precision
-    memory: Memory = "auto"
-    compile: bool = False
-    sources: Mapping[str, str] = field(default_factory=dict)  # of the values; outside the hash
-
-    @property
-    def train_reward(self) -> str:
-        """The reward the method optimises: a gradient method gets the differentiable stand-in.
-
-        Raises UserError if it needs a gradient and there is none.
-        """
-        needs = registry.methods.get(self.method).needs
-        reward = registry.rewards.get(self.reward)
-        if "reward_grad" not in needs or reward.differentiable:
-            return self.reward
-        stand_in: str | None = reward.stand_in
-        if stand_in is None:
-            usable = [n for n in registry.rewards.names() if _differentiable(n)]
-            raise UserError(
-                f"method {self.method!r} needs the gradient of the reward, and {self.reward!r} is "
-                f"a black box; use one of {', '.join(usable)}"
-            )
-        return stand_in
-
-    @property
-    def reported(self) -> list[str]:
-        """The rewards in every evaluation of this cell."""
-        return reported(self.reward, self.task)
-
-    def description(self) -> dict[str, Any]:
-        """What identifies the cell, for ``cell.json`` and its hash."""
-        return {
-            "rules": RULES,
-            "method": self.method,
-            "task": self.task.name,
-            "reward": self.reward,
-            "train_reward": self.train_reward,
-            "reported": self.reported,
-            "units": {n: registry.rewards.get(n).unit for n in self.reported},
-            "details": {n: registry.rewards.get(n).recorded for n in self.reported},
-            "backbone": self.backbone,
-            "seed": self.seed,
-            "budget": dataclasses.asdict(self.budget),
-            "config": dataclasses.asdict(self.config),
-            "evaluation": dict(self.evaluation),
-            "rank": self.rank,
-            "memory": self.memory,
-            "precision": self.precision,
-            "prompts": dataclasses.asdict(self.task),
-            "versions": {n: version(n) for n in ("torch", "diffusers", "peft", "transformers")},
-            "machine": platform.machine(),
-        } | ({"compile": True} if self.compile else {})
-
-
-def reported(reward: str, task: Task) -> list[str]:
-    """The rewards in every evaluation: the task's own, its stand-in, the held-out ones."""
-    stand_in = registry.rewards.get(reward).stand_in
-    return list(dict.fromkeys([reward, *([stand_in] if stand_in else []), *task.held_out]))
-
-
-def _differentiable(name: str) -> bool:
-    return bool(registry.rewards.get(name).differentiable)
 
 
 def peak_memory(device: torch.device) -> dict[str, int]:
@@ -186,7 +106,7 @@ class Run:
         self.rewards: dict[str, Reward] = {
             name: registry.rewards.get(name)(harness.device) for name in spec.reported
         }
-        space = spec.evaluation["features"]
+        space = spec.evaluation.features
         self.space = self.rewards.get(space) or registry.rewards.get(space)(harness.device)
         self.base_features: dict[str, Tensor] = {}  # by split, on the evaluation's noise
         self.normalisers = self._calibrate()
@@ -205,12 +125,12 @@ class Run:
         self._evaluated: dict[int, list[Evaluation]] = {}
 
     def _calibrate(self) -> dict[str, Any]:
-        prompts, settings = self.spec.task.evaluation_prompts()["train"], self.spec.evaluation
-        steps, guidance = settings["sampling_steps"], settings["guidance"]
+        prompts = self.spec.task.evaluation_prompts()["train"]
+        settings = self.spec.evaluation
 
         def measure() -> Tensor:
             with self.ledger.paused():
-                return pictures(self.backbone, prompts, steps, guidance)
+                return pictures(self.backbone, prompts, settings.sampling_steps, settings.guidance)
 
         def draw() -> Tensor:
             shown = self.harness.base(f"pictures {self._base_key()}", measure)
@@ -336,7 +256,7 @@ class Run:
     def _base_key(self) -> str:
         spec = self.spec
         model = (spec.backbone, spec.precision)
-        return repr((model, spec.task, sorted(spec.reported), dict(spec.evaluation)))
+        return repr((model, spec.task, sorted(spec.reported), spec.evaluation))
 
 
 def _numbers(result: StepResult) -> dict[str, float | None]:

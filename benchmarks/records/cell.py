@@ -22,6 +22,7 @@ from torch import Tensor
 from benchmarks.api import UserError
 from benchmarks.distributed import from_first, rank
 from benchmarks.records import checkpoint, tracking
+from benchmarks.records.state import begun
 
 RECORDS = ("steps", "evals")
 Write = TypeVar("Write", bound=Callable[..., None])
@@ -71,6 +72,13 @@ class Cell:
     def failed(self) -> bool:
         """Whether the cell failed when it was last run."""
         return from_first((self.path / "failed.json").exists)
+
+    @by_first
+    def announce(self) -> None:
+        """Write the cell's file unless it has begun; who runs it then finds all it needs there."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not begun(self.path):
+            write_json(self.path / "cell.json", {**self.description, **self.facts})
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
@@ -122,12 +130,12 @@ class Cell:
                     file.truncate(size)
             (self.path / "failed.json").unlink(missing_ok=True)
             return state
+        write_json(self.path / "cell.json", {**self.description, **self.facts})
         for child in self.path.iterdir():
             if child.is_dir():
                 shutil.rmtree(child)
-            elif child.name != "lock":
+            elif child.name not in ("cell.json", "lock"):
                 child.unlink()
-        write_json(self.path / "cell.json", {**self.description, **self.facts})
         return None
 
     @by_first

@@ -1,4 +1,4 @@
-"""``run_benchmark.py status DIR [DIR ...]``: how far each planned cell is, one line per cell.
+"""How far the cells in directories of runs are.
 
 Several directories, say of several machines, are read as one: of a cell that is in more than one
 the furthest counts.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,48 +16,21 @@ from benchmarks.compute.budget import BUDGETS
 
 #: What a cell can be, from the furthest to the least.
 STATES = ("done", "running", "failed", "unfinished", "missing")
-
-
-def main(arguments: list[str]) -> int:
-    """Print the state of every cell; exit code 0 if all are done, 1 otherwise."""
-    roots = [Path(a) for a in arguments]
-    if not roots:
-        raise UserError("status: name a directory of runs")
-    cells = collect(roots)
-    if not cells:
-        raise UserError(f"status: no cells in {', '.join(arguments)}")
-    width = max(len(name) for name in cells)
-    for name, (state, detail) in sorted(cells.items()):
-        print(f"{name:{width}}  {state:10}  {detail}".rstrip())
-    counts = Counter(state for state, _ in cells.values())
-    print(f"{len(cells)} cells: " + ", ".join(f"{counts[s]} {s}" for s in STATES if counts[s]))
-    return 0 if counts["done"] == len(cells) else 1
+#: A cell of which one of these exists has been started.
+BEGUN = ("lock", "steps.jsonl", "evals.jsonl", "failed.json", "done")
 
 
 def collect(roots: list[Path]) -> dict[str, tuple[str, str]]:
-    """Directory name of every planned or started cell -> state and detail."""
+    """Directory name of every announced or started cell -> state and detail."""
     cells: dict[str, tuple[str, str]] = {}
     for root in roots:
         if not root.is_dir():
             raise UserError(f"status: {root} is no directory")
-        for name in planned(root):
-            cells.setdefault(name, ("missing", ""))
-        started = {file.parent for name in ("lock", "cell.json") for file in root.glob(f"*/{name}")}
-        for path in sorted(started):
+        there = {file.parent for name in ("lock", "cell.json") for file in root.glob(f"*/{name}")}
+        for path in sorted(there):
             found, known = look(path), cells.get(path.name, ("missing", ""))
             cells[path.name] = min(found, known, key=lambda cell: STATES.index(cell[0]))
     return cells
-
-
-def planned(root: Path) -> list[str]:
-    """The cells that the commands so far wanted in ``root``, by directory name."""
-    try:
-        names: list[str] = json.loads((root / "plan.json").read_text("utf-8"))
-        return names
-    except FileNotFoundError:
-        return []
-    except ValueError as error:
-        raise UserError(f"{root / 'plan.json'} is not JSON ({error}); delete it") from error
 
 
 def look(path: Path) -> tuple[str, str]:
@@ -69,7 +41,12 @@ def look(path: Path) -> tuple[str, str]:
         return "running", progress(path)
     if (path / "failed.json").exists():
         return "failed", why(path)
-    return "unfinished", progress(path)
+    return ("unfinished", progress(path)) if begun(path) else ("missing", "")
+
+
+def begun(path: Path) -> bool:
+    """Whether there is more in a cell's directory than its announcement."""
+    return any((path / name).exists() for name in BEGUN)
 
 
 def locked(path: Path) -> bool:

@@ -20,6 +20,8 @@ import tyro
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
+from analysis.figures import FIGURES
+from analysis.style import encoded
 from benchmarks.api import UserError
 from benchmarks.backbone.checkpointing import Plan
 from benchmarks.backbone.lora_sd import DTYPES, LoraSD
@@ -224,7 +226,8 @@ def main(arguments: list[str] | None = None) -> int:
             options.out.mkdir(parents=True, exist_ok=True)
             write_json(options.out / f"{name}.json", result)
             if options.growth:
-                growth.draw(result, options.out / "growth.png")
+                figure = FIGURES["growth"].make(result)
+                (options.out / "growth.png").write_bytes(encoded(figure, "png"))
             report.write(options.out)
     except (UserError, OSError) as error:
         print(f"benchmarks.speed: {error}", file=sys.stderr)

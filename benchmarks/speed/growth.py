@@ -6,7 +6,6 @@ Of AlignProp on the embedded model, which contains every kind of pass.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,27 +52,3 @@ def _points(runs: dict[int, Callable[[], None]], rounds: int) -> dict[str, Any]:
         "seconds_constant": float(constant),
         "largest_deviation": float(np.max(np.abs(line - medians) / medians)),
     }
-
-
-def draw(result: dict[str, Any], path: Path) -> None:
-    """A column per axis: seconds with their line above, peak memory below."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot as plt
-
-    axes = result["growth"]
-    figure, grid = plt.subplots(2, len(axes), sharex="col", layout="constrained")
-    figure.set_size_inches(7.2, 4.6)
-    for column, (name, points) in zip(grid.T, axes.items(), strict=True):
-        values = np.array(points["values"])
-        column[0].plot(values, points["seconds"], "o")
-        column[0].plot(values, points["seconds_constant"] + points["seconds_each"] * values)
-        column[1].plot(values, np.array(points["peak_bytes"]) / 1e6, "o-")
-        column[1].set_xlabel(name)
-        for panel in column:
-            panel.set_ylim(0, 1.1 * panel.get_ylim()[1])
-    grid[0, 0].set_ylabel("s per optimizer step")
-    grid[1, 0].set_ylabel("peak memory, MB")
-    figure.savefig(path, dpi=150)
-    plt.close(figure)

@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel
 
-from benchmarks.config import load_backbone
+from benchmarks.config import load_preset
 from benchmarks.forecast.shapes import SHAPES
 
 #: Low resolution: what differs between trainers matters most where the passes are short.
@@ -82,6 +82,6 @@ def apart(pipeline: StableDiffusionPipeline) -> StableDiffusionPipeline:
 
 
 def _folder() -> str:
-    model = load_backbone("emoji").model
+    model = load_preset("emoji").model
     assert isinstance(model, str)
     return model

@@ -121,7 +121,7 @@ def test_a_placebo_has_to_report_the_reward_itself(tmp_path: Path) -> None:
     info = json.loads((tmp_path / name / "cell.json").read_text())
     info["reported"] = ["shuffled:jpeg", "alignment"]
     (tmp_path / name / "cell.json").write_text(json.dumps(info))
-    assert any("has to report jpeg itself" in note for note in collect(tmp_path).notes)
+    assert any("has to report jpeg itself" in note.text for note in collect(tmp_path).notes)
 
 
 def test_what_the_guard_does_not_keep_does_not_win(tmp_path: Path) -> None:

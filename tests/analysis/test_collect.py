@@ -14,7 +14,7 @@ from synthetic_runs import GAIN, write_cell
 from analysis import __main__
 from analysis.changes import curve
 from analysis.collect import Collected, collect
-from analysis.records import ReportError
+from analysis.records import Note, ReportError
 
 
 def same(one: Collected, other: Collected) -> None:
@@ -37,14 +37,15 @@ def test_a_truncated_last_line_is_left_out_and_reported(tmp_path: Path) -> None:
         append(cell / name, '{"step": 120, "spl')
     after = collect(tmp_path)
     same(before, after)
-    assert [note.split(":")[0] for note in after.notes] == ["truncated", "truncated"]
+    assert [note.kind for note in after.notes] == ["truncated", "truncated"]
 
 
 def test_a_broken_line_in_the_middle_fails_the_cell(tmp_path: Path) -> None:
     bad = write_cell(tmp_path, "rwr", 0)
     lines = (bad / "evals.jsonl").read_text().splitlines(keepends=True)
     (bad / "evals.jsonl").write_text("".join([lines[0], '{"step"\n', *lines[1:]]))
-    assert collect(tmp_path).notes == ["failed: rwr-animals-s0-0: evals.jsonl line 2 is not JSON"]
+    expected = Note("failed", "rwr-animals-s0-0", "evals.jsonl line 2 is not JSON")
+    assert collect(tmp_path).notes == [expected]
 
 
 def test_repeated_records_count_once_and_are_reported(tmp_path: Path) -> None:
@@ -54,7 +55,7 @@ def test_repeated_records_count_once_and_are_reported(tmp_path: Path) -> None:
     (cell / "evals.jsonl").write_text("".join(text.splitlines(keepends=True)[:6]) + text)
     after = collect(tmp_path)
     same(before, after)
-    assert after.notes[0].startswith("duplicated: ddpo-animals-s0-0: 6 evaluations")
+    assert str(after.notes[0]).startswith("duplicated: ddpo-animals-s0-0: 6 evaluations")
 
 
 def test_foreign_records_and_directories_are_reported(tmp_path: Path) -> None:
@@ -68,7 +69,7 @@ def test_foreign_records_and_directories_are_reported(tmp_path: Path) -> None:
         (tmp_path / name / "cell.json").write_text(content)
     after = collect(tmp_path)
     same(before, after)
-    text = "\n".join(after.notes)
+    text = "\n".join(map(str, after.notes))
     assert "foreign: ddpo-animals-s0-0: a record of evals.jsonl without 'split'" in text
     assert "foreign: other: records without cell.json" in text
     assert "failed: alien: foreign: cell.json has no method" in text
@@ -86,7 +87,7 @@ def test_merging_directories_in_any_order(tmp_path: Path) -> None:
     same(collect(one, two), collect(whole))
     same(collect(two, one), collect(whole))
     assert collect(one, two).notes == collect(two, one).notes
-    assert collect(one, two).notes[0].startswith("duplicated: alignprop-animals-s0-0")
+    assert collect(one, two).notes[0].kind == "duplicated"
 
 
 def test_missing_failed_and_unfinished_cells_are_listed(tmp_path: Path) -> None:
@@ -98,7 +99,7 @@ def test_missing_failed_and_unfinished_cells_are_listed(tmp_path: Path) -> None:
     (failed / "failed.json").write_text(json.dumps({"error": "Traceback\nRuntimeError: boom"}))
     (write_cell(tmp_path, "alignprop", 0, finished=False) / "evals.jsonl").unlink()
     found = collect(tmp_path)
-    text = "\n".join(found.notes)
+    text = "\n".join(map(str, found.notes))
     assert "failed: rwr-animals-s0-0: RuntimeError: boom" in text
     assert "unfinished: alignprop-animals-s0-0: optimizer step 5" in text
     assert "no step: ddpo-sf-animals-s0-0: the budget is too small" in text
@@ -107,16 +108,17 @@ def test_missing_failed_and_unfinished_cells_are_listed(tmp_path: Path) -> None:
 
 
 def test_cells_that_were_asked_for_and_never_begun_are_listed(tmp_path: Path) -> None:
-    """Two machines, each with the plan of all cells and half of them, and a cell of neither."""
-    names = []
+    """Two machines, each with the files of all cells and half of them run; a cell of neither."""
     for machine, method in (("one", "ddpo"), ("two", "refl")):
-        names.append(write_cell(tmp_path / machine, method, 0).name)
-    for machine in ("one", "two"):
-        (tmp_path / machine / "plan.json").write_text(json.dumps([*names, "rwr-0"]))
+        write_cell(tmp_path / machine, method, 0)
+        for other in {"ddpo", "refl", "rwr"} - {method}:
+            cell = write_cell(tmp_path / "whole", other, 0)
+            there = tmp_path / machine / cell.name
+            there.mkdir()
+            shutil.copy(cell / "cell.json", there)
     found = collect(tmp_path / "one", tmp_path / "two")
-    assert found.notes == ["missing: rwr-0: asked for and never begun"]
-    (tmp_path / "one" / "plan.json").write_text('["rwr')
-    assert collect(tmp_path / "one").notes[0].startswith("foreign: plan.json cannot be read")
+    assert found.notes == [Note("missing", "rwr-animals-s0-0", "asked for and never begun")]
+    assert {cell.label for c in found.comparisons for cell in c.cells} == {"ddpo", "refl"}
 
 
 def test_file_order_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,13 +159,12 @@ def test_curve_ends_where_the_shortest_run_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("case", ["empty", "missing", "cell"])
-def test_command_line_error(tmp_path: Path, case: str, monkeypatch, capsys) -> None:
+def test_command_line_error(tmp_path: Path, case: str, capsys) -> None:
     where = {"empty": tmp_path, "missing": tmp_path / "no"}.get(case)
     where = where or write_cell(tmp_path, "ddpo", 0)
     with pytest.raises(ReportError):
         collect(where)
-    monkeypatch.setattr("sys.argv", ["analysis", str(where)])
-    assert __main__.main() == 2
+    assert __main__.main((where,)) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.startswith("error: ")
     assert captured.err.count("\n") == 1

@@ -17,6 +17,7 @@ from synthetic_runs import GAIN, write_cell, write_evaluation
 from analysis import soups
 from analysis.collect import collect
 from analysis.preference import results
+from analysis.records import Note
 from analysis.report import write_report
 from analysis.statistics import win_rate
 
@@ -106,11 +107,11 @@ def test_saved_answers_become_a_win_rate(tmp_path: Path) -> None:
     answers = [(turned if i % 2 else pair) | {"choice": c} for i, c in enumerate(choices)]
     (tmp_path / "preferences-1.json").write_text(json.dumps({"answers": answers}))
     (tmp_path / "preferences-2.json").write_text('{"answers": [1]}')
-    notes: list[str] = []
+    notes: list[Note] = []
     sheet = results([tmp_path], notes)
     assert sheet and sheet.rows[0]["preferred"] == "alignprop over ddpo"
     assert sheet.rows[0]["win rate"] == win_rate(7, 10)
-    assert notes and notes[0].startswith("foreign: preferences-2.json")
+    assert [(note.kind, note.where) for note in notes] == [("foreign", "preferences-2.json")]
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Names come through three doors, are never overwritten, and a broken plugin harms nobody."""
 
+import dataclasses
 import importlib
 import json
 import os
@@ -13,8 +14,8 @@ import run_benchmark
 from benchmarks import registry
 from benchmarks.api import Preset, UserError
 from benchmarks.backbone.lora_sd import LoraSD
-from benchmarks.commands import list as listing
 from benchmarks.compute.ledger import Ledger
+from benchmarks.config import load_preset
 
 ROOT = Path(run_benchmark.__file__).parent
 
@@ -127,7 +128,7 @@ def test_a_function_may_load_the_model(fresh_registry):
 
     @registry.register_backbone("own")
     def own() -> Preset:
-        return Preset(name="own", model=load, preset={})
+        return dataclasses.replace(load_preset("emoji"), name="own", model=load)
 
     with pytest.raises(NotAPipeline):
         LoraSD.load("own", Ledger())
@@ -135,7 +136,7 @@ def test_a_function_may_load_the_model(fresh_registry):
 
 @pytest.mark.parametrize(("kind", "name"), [("methods", "ddpo-sf"), ("rewards", "jpeg")])
 def test_a_name_is_never_overwritten(kind: str, name: str, fresh_registry):
-    known = listing.KINDS[kind]
+    known = registry.KINDS[kind]
     before = known.get(name)
     with pytest.raises(UserError, match=r"already registered by (methods\.ddpo|rewards\.jpeg)"):
         known.register(name)(type("Other", (), {}))

@@ -15,13 +15,12 @@ import run_benchmark
 from benchmarks import registry
 from benchmarks.api import Reward, StepResult, UserError
 from benchmarks.compute.ledger import Ledger
-from benchmarks.experiments.cells import specs
+from benchmarks.experiments.cells import resolve
 from benchmarks.harness import guard as guarding
 from benchmarks.harness import loop
 from benchmarks.harness.guard import Guard, NotFinite
 from benchmarks.optim import AdamW, Optimizer
 from benchmarks.records.cell import Cell
-from methods.refl import ReFL
 
 
 def guard(values: list[float]) -> Guard:
@@ -167,7 +166,7 @@ def test_a_full_disk(arguments, tmp_path, monkeypatch, capsys):
 
 def test_a_cell_that_another_process_finishes_is_not_started_over(tmp_path, monkeypatch):
     """The other process ends after we have looked and before we hold the lock."""
-    (spec,) = specs({"refl": ReFL.Config()}, budget="steps=1")
+    (spec,) = resolve({"refl": []}, budget="steps=1")
     claim = Cell._claim
 
     def late(cell: Cell) -> None:

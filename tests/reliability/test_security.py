@@ -110,6 +110,6 @@ def test_no_secret_is_recorded(tiny_folder: Path, tmp_path: Path, monkeypatch, c
     arguments += ["--track", "tensorboard", "--out", str(tmp_path)]
     assert run_benchmark.main(arguments) == 1
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert {"cell.json", "failed.json", "done", "plan.json"} <= {path.name for path in files}
+    assert {"cell.json", "failed.json", "done"} <= {path.name for path in files}
     assert not [path for path in files if secret.encode() in path.read_bytes()]
     assert secret not in "".join(capsys.readouterr())

@@ -8,7 +8,6 @@ from benchmarks.api import UserError
 from benchmarks.backbone.checkpointing import PLANS, Plan
 from benchmarks.backbone.lora_sd import LoraSD
 from benchmarks.compute.ledger import Ledger
-from benchmarks.config import load_preset, method_defaults
 from benchmarks.experiments import cells
 from benchmarks.speed.ours import Ours
 
@@ -35,7 +34,7 @@ def test_compiled_steps_equal_eager_ones(plan: Plan, compared, gradients, tmp_pa
 
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(cells, "COMPILERS", ["no-such-compiler"])
-    configs = {"alignprop": method_defaults("alignprop", load_preset("emoji"))}
+    methods = {"alignprop": []}
     with pytest.raises(UserError, match="no-such-compiler, and there is none"):
-        cells.specs(configs, compile=True)
-    assert not cells.specs(configs)[0].compile
+        cells.resolve(methods, compile=True)
+    assert not cells.resolve(methods)[0].compile

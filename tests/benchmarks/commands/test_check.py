@@ -49,7 +49,7 @@ def test_a_template_appears_in_the_main_job(tiny_folder: Path, tmp_path: Path, c
         (["new", "method", "not a name"], "new method NAME"),
         (["new", "reward", "mine"], "new method NAME"),
         (["new", "method", "mine", "--dir", "/dev/null"], "cannot be written"),
-        (["check"], "name one Python file"),
+        (["check"], "A Python file that registers methods"),
         (["check", "/nonexistent.py"], "no such Python file"),
     ],
 )

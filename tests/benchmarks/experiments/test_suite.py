@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 
 import run_benchmark
-from analysis import __main__, claims, published
-from analysis.curves import FIGURES
-from analysis.soups import FIGURES as SOUPS
-from analysis.tables import TABLES
-from benchmarks.config import load_task, read_toml
+from analysis import __main__, published
+from benchmarks import registry
+from benchmarks.cli import parse_shard
+from benchmarks.config import load_preset, load_task, read_toml
 from benchmarks.experiments import suite
 from benchmarks.experiments.cells import run_cells
 from benchmarks.forecast.shapes import SHAPES
@@ -110,8 +109,7 @@ def test_it_runs_in_pieces_and_goes_on_and_can_be_drawn_again(
         drawn = path in before or path.suffix == ".md"
         if drawn or path.suffix == ".safetensors" or ("images" in path.parts and path.is_file()):
             path.unlink()
-    monkeypatch.setattr(sys, "argv", ["analysis", str(place / "out")])
-    assert __main__.main() == 0
+    assert __main__.main((place / "out",)) == 0
     assert (place / "out" / "README.md").read_text() == page
     assert all(path.read_bytes() == content for path, content in before.items())
     assert run_benchmark.main(arguments(place, tiny_folder, "--shard", "1/1")) == 0
@@ -131,8 +129,8 @@ def test_what_is_missing_is_said(place: Path, tiny_folder: Path, capsys, tmp_pat
 def test_full_finetuning_trains_and_saves_all_weights(place: Path, tiny_folder: Path, tmp_path):
     from diffusers import UNet2DConditionModel
 
-    options = suite.Options(suite=str(place / "small.toml"), backbone=str(tiny_folder), quick=True)
-    _, weights = suite.load(options)
+    chosen = suite.Chosen(suite=str(place / "small.toml"), backbone=str(tiny_folder), quick=True)
+    _, weights = suite.load(chosen)
     spec = weights.cells(str(tiny_folder))["jpeg", "all", 0]
     (cell,), failed = run_cells([spec], tmp_path)
     assert not failed
@@ -143,8 +141,8 @@ def test_full_finetuning_trains_and_saves_all_weights(place: Path, tiny_folder: 
     assert not [k for k in still if "bias" not in k and "norm" not in k], still
 
 
-def paper(backbone: str = "emoji", quick: bool = False) -> list[suite.Item]:
-    return suite.load(suite.Options(suite="paper", backbone=backbone, quick=quick))
+def paper(backbone: str = "emoji", quick: bool = False) -> list[suite.Loaded]:
+    return suite.load(suite.Chosen(suite="paper", backbone=backbone, quick=quick))
 
 
 def test_the_paper_is_five_seeds_of_shared_cells_that_shards_partition(tmp_path: Path):
@@ -154,34 +152,29 @@ def test_the_paper_is_five_seeds_of_shared_cells_that_shards_partition(tmp_path:
     assert len(cells) > 1.3 * len(different)
     seeds = Counter(spec.seed for item in items for spec in _all(item, "emoji"))
     assert len(seeds) == 5 and len(set(seeds.values())) == 1
-    shards = [different[suite.parse_shard(f"{i}/3")] for i in (1, 2, 3)]
+    shards = [different[parse_shard(f"{i}/3")] for i in (1, 2, 3)]
     assert sorted(name for shard in shards for name in shard) == different
     # 5 hours of 2 cores: 2.2 minutes per 6e12 FLOPs.
-    assert len(different) * float(items[0].budget.partition("=")[2]) / 6e12 * 2.2 / 60 < 5
+    assert len(different) * float(items[0].item.budget.partition("=")[2]) / 6e12 * 2.2 / 60 < 5
 
 
-def _all(item: suite.Item, backbone: str):
-    return item.cells(backbone).values()
+def _all(loaded: suite.Loaded, backbone: str):
+    return loaded.cells(backbone).values()
 
 
 @pytest.mark.parametrize("quick", [False, True])
 def test_every_claim_of_the_paper_can_be_measured(quick: bool):
-    for item in paper(quick=quick):
-        for claim in item.claims:
-            assert claim["measure"] in claims.MEASURES and claim["paper"]
-            assert published.said(claim.get("published", [])) or "published" not in claim
-            assert set(claim.get("arms", [])) <= set(item.arms)
-        assert set(item.figures) <= {*FIGURES, *SOUPS, "headline"}
-        assert set(item.tables) <= {*TABLES, "headline"}
-        assert list(suite.evaluations(item, item.cells("emoji"), Path("runs"))) or not (
-            item.evaluations
-        )
+    for loaded in paper(quick=quick):  # which checks names of figures, tables, measures and arms
+        for claim in loaded.item.claims:
+            assert not claim.published or published.said(list(claim.published))
+        found = list(suite.evaluations(loaded, loaded.cells("emoji"), Path("runs")))
+        assert bool(found) == bool(loaded.item.evaluations)
 
 
 def test_sd15_has_the_published_settings(monkeypatch):
     monkeypatch.setitem(sys.modules, "hpsv2", None)
     (truncation,) = [item for item in paper("sd15") if item.name == "truncation"]
-    trials = truncation.trials(suite.load_preset("sd15"))
+    trials = truncation.trials(load_preset("sd15"))
     config = trials["hpsv2", "alignprop"].config
     assert (config.sampling_steps, config.guidance, config.batch_size) == (50, 7.5, 128)
     assert trials["hpsv2", "K = 10"].config.truncation.k == 10
@@ -211,14 +204,14 @@ def test_the_cost_is_said_before_it_starts(monkeypatch):
         return {"plans": {"store": values | {"peak_bytes": 9e11}, "step": values | PEAK}}
 
     PEAK = {"peak_bytes": 1e10}
-    monkeypatch.setattr(suite.planner, "plan", plan)
+    monkeypatch.setattr(suite.forecast, "plan", plan)
     monkeypatch.setattr(suite, "Model", lambda *a: None)
     assert "sd15" in SHAPES
     *lines, total = suite.cost(paper("sd15"), "sd15")
     cells = {
-        (t, item.budget)
+        (t, item.item.budget)
         for item in paper("sd15")
-        for t in item.trials(suite.load_preset("sd15")).values()
+        for t in item.trials(load_preset("sd15")).values()
     }
     assert total.startswith(f"{2.0 * len(cells):.4g} hours")
     assert all("(step)" in line for line in lines[1:])
@@ -228,7 +221,7 @@ def test_the_cost_is_said_before_it_starts(monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--suite", "papre"], "--suite papre: did you mean 'paper'?"),
+        (["--suite", "papre"], "unknown suite 'papre'; did you mean 'paper'?"),
         (["--suite", "paper", "--only", "headlin"], "--only headlin: did you mean 'headline'?"),
         (["--suite", "nowhere.toml"], "no such file"),
         (["--suite", "BAD.toml"], "unknown key 'rewardz'; did you mean 'rewards'?"),
@@ -246,5 +239,91 @@ def test_bad_names_are_one_clear_line(words, message, tmp_path, monkeypatch, cap
 
 
 def test_every_file_of_the_paper_is_in_its_list():
-    listed = read_toml(suite.SUITES / "paper.toml")["items"]
-    assert sorted(listed) == sorted(p.stem for p in (suite.SUITES / "paper").glob("*.toml"))
+    path = registry.suites.get("paper")
+    listed = read_toml(path)["items"]
+    assert sorted(listed) == sorted(p.stem for p in path.with_suffix("").glob("*.toml"))
+
+
+SHARED_RIGHT = 'items = ["x"]\nbudget = "steps=1"\nseeds = [0]\ntask = "animals"\n'
+ITEM_RIGHT = 'title = "X"\nrewards = ["jpeg"]\narms = ["alignprop"]\n'
+CLAIM = 'paper = "So."\nmeasure = "gain"\narms = ["alignprop"]\nsplit = "train"\n'
+
+
+@pytest.mark.parametrize(
+    ("shared", "item", "message"),
+    [
+        ('seeds = "a"', "", "mine.toml: seeds must be a list of int, not 'a'"),
+        ("items = 3", "", "mine.toml: items must be a list of files in"),
+        ("budget = 3", "", "mine.toml: budget must be str, not 3"),
+        ("quick = 3", "", "mine.toml: quick must be a table, not 3"),
+        ("[sd15]\nseeds = 3", "", "mine.toml, table sd15: seeds must be a list of int, not 3"),
+        ("[quick]\nsedes = [3]", "", "table quick: unknown key 'sedes'; did you mean 'seeds'"),
+        ("", "arms = 3", "x.toml: arms must be a table of tables, not 3"),
+        ("", "arms = [3]", "x.toml: arms must be a table of tables, not [3]"),
+        ("", "arms.a = { rnk = 0 }", "x.toml.arms.a: unknown key 'rnk'; did you mean 'rank'"),
+        ("", 'figures = ["headlin"]', "figures: unknown 'headlin'; did you mean 'headline'"),
+        ("", 'tables = ["tabel"]', "tables: unknown 'tabel'; did you mean 'table'"),
+        ("", "evaluation = { train_evry = 3 }", "did you mean 'train_every'"),
+        ("", "claims = 3", "claims must be a list of tables, not 3"),
+        ("", f"[[claims]]\n{CLAIM}".replace("measure", "mesure"), "did you mean 'measure'"),
+        ("", '[[claims]]\npaper = "So."', "x.toml.claims[0]: missing measure"),
+        ("", f"[[claims]]\n{CLAIM}".replace("gain", "gian"), "did you mean 'gain'"),
+        ("", f"[[claims]]\n{CLAIM}".replace("split =", "of ="), "claim by gain misses split"),
+        ("", f"[[claims]]\n{CLAIM}".replace('["al', '["all'), "did you mean 'alignprop'"),
+        ("", 'evaluations = [{ arm = "alignprop", rewards = [1], parts = 2 }]', "positions"),
+        ("", 'evaluations = [{ arm = "alignprop", rewards = [0] }]', "sweep or parts"),
+    ],
+)
+def test_a_mistake_in_a_suite_is_one_clear_line(shared, item, message, tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    text = shared if item.startswith("[[") else f"{shared}\n{item}"
+    keys = {line.split(" ")[0] for line in text.splitlines()}
+
+    def without(text: str) -> str:
+        return "".join(f"{line}\n" for line in text.splitlines() if line.split(" ")[0] not in keys)
+
+    (tmp_path / "mine.toml").write_text(without(SHARED_RIGHT) + shared)
+    right = without(ITEM_RIGHT)
+    if item.startswith("arms.a"):
+        right = right.replace('arms = ["alignprop"]\n', "")
+    (tmp_path / "mine" / "x.toml").write_text(right + item)
+    assert run_benchmark.main(["suite", str(tmp_path / "mine.toml"), "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_every_value_of_a_suites_cell_says_where_it_comes_from(place: Path, tiny_folder: Path):
+    chosen = suite.Chosen(suite=str(place / "small.toml"), backbone=str(tiny_folder), quick=True)
+    curves, _ = suite.load(chosen)
+    spec = curves.cells(str(tiny_folder))["jpeg", "first", 0]
+    item, shared = place / "small" / "curves.toml", place / "small.toml"
+    assert spec.sources["budget"] == f"{shared}, table quick"
+    assert spec.sources["seed"] == spec.sources["task"] == str(shared)
+    assert spec.sources["reward"] == spec.sources["rank"] == str(item)
+    assert spec.sources["config.batch_size"] == f"{item}, first"
+    assert spec.sources["config.optimizer.lr"] == "preset emoji, table alignprop"
+    assert spec.sources["evaluation"] == "preset emoji"
+
+
+def test_code_that_a_suite_names_is_not_run(tmp_path: Path, capsys):
+    (tmp_path / "mine").mkdir()
+    code = tmp_path / "theirs.py"
+    code.write_text("def score(images, prompts):\n    return [0.0 for _ in images]\n")
+    (tmp_path / "mine.toml").write_text(SHARED_RIGHT)
+    item = ITEM_RIGHT.replace("jpeg", f"{code}:score").replace("alignprop", "ddpo")
+    (tmp_path / "mine" / "x.toml").write_text(item)
+    assert run_benchmark.main(["suite", str(tmp_path / "mine.toml"), "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert f"--plugin {code}" in error and error.count("\n") == 1
+    chosen = suite.Chosen(suite=str(tmp_path / "mine.toml"), plugin=(code,))
+    assert len(suite.load(chosen)[0].cells("emoji")) == 1
+
+
+def test_a_plugin_adds_a_suite(place: Path, fresh_registry):
+    @registry.register_suite("ours")
+    def ours() -> Path:
+        """Two small items."""
+        return place / "small.toml"
+
+    assert [one.name for one in suite.load(suite.Chosen(suite="ours"))] == ["curves", "weights"]
+    assert registry.suites.abouts["ours"] == "Two small items."

@@ -1,13 +1,11 @@
 """What the planner says is what happens: counts, FLOPs and bytes."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from benchmarks.api import UserError
 from benchmarks.backbone.checkpointing import PLANS
 from benchmarks.backbone.lora_sd import LoraSD
 from benchmarks.compute.ledger import KINDS, Ledger
@@ -155,19 +153,3 @@ def test_the_papers_ladder():
     attention = sum(blocks * 4 * n * (n + 77) * c for n, c, blocks in levels)
     dense = 2 * 339e9  # multiply-adds without attention products (BK-SDM, arXiv 2305.15798)
     assert rungs["flops_guided_forward"] == pytest.approx(2 * (dense + attention), rel=0.01)
-
-
-def test_the_command(tiny_folder: Path, capsys, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(forecast, "STEPS", 2)
-    arguments = ["--methods", "alignprop-full", "ddpo", "--backbone", str(tiny_folder)]
-    assert forecast.main([*arguments, "--budget", "nfe=100000", "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)
-    full = report["methods"]["alignprop-full"]
-    assert full["nfe_per_step"] == 8 * 20 * 2  # the preset: 8 pictures, 20 steps, guidance
-    assert full["plans"]["store"]["steps_in_budget"] == 100000 // 320
-    flops = [full["plans"][plan]["flops_per_step"] for plan in PLANS]
-    assert flops == sorted(flops) and flops[0] < flops[1] < flops[2]
-    assert forecast.main(arguments) == 0
-    assert "ddpo" in capsys.readouterr().out
-    with pytest.raises(UserError, match="no shape to plan with"):
-        forecast.main(["--backbone", "nowhere"])

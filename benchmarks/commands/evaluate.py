@@ -1,0 +1,94 @@
+"""Evaluate LoRA checkpoints, their mixes, or the base model.
+
+    run_benchmark.py evaluate                                 the base model
+    run_benchmark.py evaluate CHECKPOINT...                   it, then each checkpoint
+    run_benchmark.py evaluate CHECKPOINT... --mix 0.5 0.5     a soup of all of them
+    run_benchmark.py evaluate ONE [OTHER] --sweep 5           from the base (or ONE) to ONE (OTHER)
+    run_benchmark.py evaluate CHECKPOINT --parts 4            early or late sampling steps only
+
+A CHECKPOINT is a cell, a folder, or a .safetensors file of a U-Net LoRA as diffusers loads it. All
+pictures start from the noise of the runs' own evaluations. Each evaluation leaves a directory in
+--out with its records and pictures, which the report draws.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from benchmarks.cli import cli, load_plugins
+
+
+@tyro.conf.configure(tyro.conf.DisallowNone)
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to evaluate, and on what."""
+
+    checkpoints: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Cells, folders or .safetensors files; none: the base model alone."""
+    mix: tuple[float, ...] = ()
+    """One coefficient per checkpoint: evaluate the mix of their products B A."""
+    sweep: int = 0
+    """Evaluate this many even mixes, ends included, of two checkpoints or of one and the base."""
+    parts: int = 0
+    """Use the LoRA matrices only in the first, and only in the last, k of so many parts of the
+    sampling steps, for every k (the paper's early/late experiment)."""
+    prompts: tuple[str, ...] = ()
+    """Prompts, or one text file with a prompt per line. Default: the task's two splits."""
+    images: int = 4
+    """Pictures per prompt of --prompts."""
+    task: str | None = None
+    """Default: the first checkpoint's, or animals."""
+    reward: str | None = None
+    """Default: the first checkpoint's, or jpeg."""
+    held_out: tuple[str, ...] | None = None
+    """Rewards that are only reported. Default: the first checkpoint's, or the task's."""
+    backbone: str | None = None
+    """Default: the first checkpoint's, or emoji."""
+    out: Path = Path("runs")
+    """Where the evaluation's directory goes."""
+    plugin: tuple[Path, ...] = ()
+    """Python files that register rewards. They are run."""
+
+
+def parse(arguments: list[str]) -> Options:
+    """The command line. Raises UserError."""
+    options: Options = cli(
+        Options, args=arguments, prog="run_benchmark.py evaluate", description=__doc__
+    )
+    return options
+
+
+def main(arguments: list[str]) -> int:
+    """Evaluate unless the same evaluation is there already, and print it."""
+    options = parse(arguments)
+    load_plugins(options.plugin)
+    from benchmarks.experiments import checkpoints
+
+    fields = [f.name for f in dataclasses.fields(checkpoints.Request)]
+    request = checkpoints.Request(**{name: getattr(options, name) for name in fields})
+    folder = checkpoints.run(request)
+    lines = (folder / "evals.jsonl").read_text("utf-8").splitlines()
+    print(table([json.loads(line) for line in lines]))
+    print(f"\nRecords and pictures: {folder}{os.sep}")
+    return 0
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Rewards and measures of every record of an evaluation."""
+    import pandas as pd
+
+    measures = ("diversity", "vendi", "drift", "collapse")
+    flat = [
+        {"": row["name"], "split": row["split"]}
+        | row["rewards"]
+        | {measure: row[measure] for measure in measures}
+        for row in rows
+    ]
+    return str(pd.DataFrame(flat).to_string(index=False, float_format=lambda x: f"{x:.4f}"))

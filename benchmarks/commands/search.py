@@ -1,0 +1,73 @@
+"""Search hyperparameters: the same number of trials at the same compute for every method.
+
+Writes search.json and search.md beside the trials' cells.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+
+from benchmarks.api import UserError
+from benchmarks.cli import LAUNCHING, Launching, cli, load_plugins
+
+if TYPE_CHECKING:
+    from benchmarks.experiments.search import Trial
+
+
+@tyro.conf.configure(tyro.conf.DisallowNone)
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Which search, and where to."""
+
+    file: tyro.conf.Positional[Path | None] = None
+    """A TOML file like benchmarks/experiments/search.toml, which is the default."""
+    out: Path = Path("results/search")
+    """Where results go; finished trials there are not run again."""
+    plugin: tuple[Path, ...] = ()
+    """Python files that register what the search names, or hold its rewards. They are run."""
+    launching: LAUNCHING = field(default_factory=Launching)
+    """Many trials at once."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run what is not finished; once all trials are done, write and print who wins."""
+    options: Options = cli(
+        Options, args=arguments, prog="run_benchmark.py search", description=__doc__
+    )
+    load_plugins(options.plugin)
+    from benchmarks.distributed import rank
+    from benchmarks.experiments import search
+    from benchmarks.records.cell import write_json
+
+    path = options.file or search.FILE
+    found, failed = search.run(path, options.out, options.launching, options.plugin)
+    for name, reason in failed.items():
+        print(f"{name} failed: {reason}", file=sys.stderr)
+    if found and rank() == 0:
+        rows = [dataclasses.asdict(trial) | {"chosen": wins} for trial, wins in found]
+        text = "\n".join(_lines(found))
+        try:
+            write_json(options.out / "search.json", rows)
+            (options.out / "search.md").write_text(text + "\n")
+        except OSError as error:
+            raise UserError(f"--out {options.out}: cannot be written ({error.strerror})") from error
+        print(text)
+    return 1 if failed else 0
+
+
+def _lines(found: list[tuple[Trial, bool]]) -> Iterator[str]:
+    yield "| method | values | validation reward | held-out kept | chosen |"
+    yield "|---|---|---:|---:|---|"
+    for trial, wins in found:
+        yield (
+            f"| {trial.method} | `{json.dumps(trial.values)}` | {trial.reward:.3f} | "
+            f"{trial.kept:.0%} | {'yes' if wins else ''} |"
+        )

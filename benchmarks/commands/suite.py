@@ -1,0 +1,67 @@
+"""Run a suite: every table and figure of a paper (docs/how-to/suites.md)."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tyro
+
+from benchmarks.cli import LAUNCHING, Launching, cli, load_plugins
+
+
+@tyro.conf.configure(tyro.conf.DisallowNone)
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to reproduce."""
+
+    suite: tyro.conf.Positional[str]
+    """A name (see list suites), or the TOML file of your own."""
+    backbone: str = "emoji"
+    """A name (see list backbones), a TOML file of your own, a diffusers folder or a hub id."""
+    quick: bool = False
+    """The same tables and figures from one seed and small budgets, with wide intervals."""
+    only: tuple[str, ...] = ()
+    """Names of tables and figures. Default: all of them."""
+    out: Path | None = None
+    """Where results go; what is finished there is not run again. Default: results, or
+    runs/SUITE-quick with --quick."""
+    plugin: tuple[Path, ...] = ()
+    """Python files that register what the suite names, or hold its rewards. They are run."""
+    launching: LAUNCHING = field(default_factory=Launching)
+    """Many cells at once."""
+
+
+def parse(arguments: list[str]) -> Options:
+    """The command line."""
+    options: Options = cli(
+        Options, args=arguments, prog="run_benchmark.py suite", description=__doc__
+    )
+    return options
+
+
+def main(arguments: list[str]) -> int:
+    """Run what is not finished, then write and print the suite's report; 1 if a cell failed."""
+    options = parse(arguments)
+    load_plugins(options.plugin)
+    from analysis.suite import write_suite
+    from benchmarks import distributed
+    from benchmarks.experiments import suite
+
+    chosen = suite.Chosen(
+        suite=options.suite,
+        backbone=options.backbone,
+        quick=options.quick,
+        only=options.only,
+        plugin=options.plugin,
+    )
+    usual = Path(f"runs/{Path(options.suite).stem}-quick" if options.quick else "results")
+    out = options.out or usual
+    failed = suite.run(chosen, out, options.launching)
+    if distributed.rank() == 0:
+        for name, reason in failed.items():
+            print(f"{name} failed: {reason}", file=sys.stderr)
+        if options.launching.whole:
+            print(write_suite(out), end="")
+    return 1 if failed else 0

@@ -1,0 +1,143 @@
+"""One cell as data: everything that decides its results, and the file it is read from.
+
+The file is ``cell.json`` in the cell's directory. It is written before anything runs, so that the
+cell can be run, planned, launched and resumed from it; once begun it also says on what machine.
+One file and not two, so that recorded cells can be run again as they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from benchmarks import registry
+from benchmarks.api import EvaluationSettings, Task, UserError
+from benchmarks.compute.budget import Budget
+from benchmarks.config import RULES, Memory, Precision, build, check_task, override
+
+#: Fields of a Spec that stand under another name in its file.
+RECORDED = {"task": "prompts"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """One cell: a method with its configuration on a task, with a reward, seed and budget."""
+
+    method: str
+    """The name it is registered under."""
+    config: Any
+    """An instance of the method's Config."""
+    task: Task
+    """The prompts themselves, so that a task's file may change later."""
+    reward: str
+    """What is optimised."""
+    backbone: str
+    """Whose weights are loaded: a name, a TOML file, a folder or a hub id."""
+    seed: int
+    """Of all random numbers."""
+    budget: Budget
+    """How much the cell may spend."""
+    evaluation: EvaluationSettings
+    """The preset's."""
+    rank: int = 4
+    """Of the LoRA matrices; 0: all weights are trained."""
+    precision: Precision
+    """Of the frozen weights."""
+    memory: Memory = "auto"
+    """What is kept for the backward pass."""
+    compile: bool = False
+    """Whether the denoiser goes through ``torch.compile``."""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """Where each value comes from, by dotted name; no part of the cell's identity."""
+
+    @property
+    def train_reward(self) -> str:
+        """The reward the method optimises: a gradient method gets the differentiable stand-in.
+
+        Raises UserError if it needs a gradient and there is none.
+        """
+        needs = registry.methods.get(self.method).needs
+        reward = registry.rewards.get(self.reward)
+        if "reward_grad" not in needs or reward.differentiable:
+            return self.reward
+        stand_in: str | None = reward.stand_in
+        if stand_in is None:
+            usable = [n for n in registry.rewards.names() if _differentiable(n)]
+            raise UserError(
+                f"method {self.method!r} needs the gradient of the reward, and {self.reward!r} is "
+                f"a black box; use one of {', '.join(usable)}"
+            )
+        return stand_in
+
+    @property
+    def reported(self) -> list[str]:
+        """The rewards in every evaluation of this cell."""
+        return reported(self.reward, self.task)
+
+    def description(self) -> dict[str, Any]:
+        """What identifies the cell: its hash names the directory.
+
+        Raises UserError if the method, a reward or what they need of each other is not there.
+        """
+        return {
+            "rules": RULES,
+            "method": self.method,
+            "task": self.task.name,
+            "reward": self.reward,
+            "train_reward": self.train_reward,
+            "reported": self.reported,
+            "units": {n: registry.rewards.get(n).unit for n in self.reported},
+            "details": {n: registry.rewards.get(n).recorded for n in self.reported},
+            "backbone": self.backbone,
+            "seed": self.seed,
+            "budget": dataclasses.asdict(self.budget),
+            "config": dataclasses.asdict(self.config),
+            "evaluation": dataclasses.asdict(self.evaluation),
+            "rank": self.rank,
+            "memory": self.memory,
+            "precision": self.precision,
+            "prompts": dataclasses.asdict(self.task),
+            "versions": {n: version(n) for n in ("torch", "diffusers", "peft", "transformers")},
+            "machine": platform.machine(),
+        } | ({"compile": True} if self.compile else {})
+
+    @classmethod
+    def read(cls, path: Path) -> Spec:
+        """The cell of a ``cell.json``; raises UserError for anything else."""
+        try:
+            record = json.loads(path.read_text("utf-8"))
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        except ValueError as error:
+            raise UserError(f"{path}: not JSON ({error})") from error
+        return cls.from_record(record, str(path))
+
+    @classmethod
+    def from_record(cls, record: Any, where: str) -> Spec:
+        """The cell that a ``cell.json`` describes; raises UserError that names ``where``."""
+        if not isinstance(record, dict):
+            raise UserError(f"{where}: no cell, but {record!r:.50}")
+        names = {f.name: RECORDED.get(f.name, f.name) for f in dataclasses.fields(cls)}
+        values = {name: record[key] for name, key in names.items() if key in record}
+        if isinstance(values.get("method"), str):
+            config = registry.methods.get(values["method"]).Config()
+            values["config"] = override(config, values.get("config", {}), f"{where}: config")
+        spec = build(cls, values, where)
+        check_task(spec.task, f"{where}: prompts")
+        return spec
+
+
+def reported(reward: str, task: Task) -> list[str]:
+    """The rewards in every evaluation: the task's own, its stand-in, the held-out ones."""
+    stand_in = registry.rewards.get(reward).stand_in
+    return list(dict.fromkeys([reward, *([stand_in] if stand_in else []), *task.held_out]))
+
+
+def _differentiable(name: str) -> bool:
+    return bool(registry.rewards.get(name).differentiable)
