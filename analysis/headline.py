@@ -63,6 +63,7 @@ def runs(comparison: Comparison, label: str, column: str, split: str) -> Runs:
     evals, reward = comparison.evals, comparison.reward
     rows = evals[(evals["label"] == label) & (evals["split"] == split)]
     rows = rows.sort_values(["seed", "cell", "step", "fraction"], kind="stable")
+    rows = rows[(rows["step"] > 0) | ~rows.duplicated("cell")]  # at a cost of 0 only the base model
     found = [run for _, run in rows.groupby(["seed", "cell"])]
     shortest = min(map(len, found), default=0)
     pictures = [[scores(p, reward) for p in run["per_image"][:shortest]] for run in found]
