@@ -12,6 +12,7 @@ import os
 import sys
 
 from benchmarks.api import UserError
+from benchmarks.cli import renamed
 from benchmarks.harness import interrupt
 
 VERBS = (
@@ -24,7 +25,7 @@ RESUMING = ("run", "suite", "search")
 
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 1 a cell failed, 2 bad input, 130 interrupted."""
-    verb, rest = split(arguments)
+    verb, rest = split(renamed(arguments))
     try:
         command = importlib.import_module(f"benchmarks.commands.{verb}")
         return int(command.main(rest))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
-    from benchmarks.backbone.lora_sd import LoraSD
     from benchmarks.streams import Streams
 
 
@@ -64,8 +64,9 @@ class Preset:
 
     name: str
     """Whose settings these are, as cells record it."""
-    model: str | Callable[[], Any]
-    """A diffusers folder, a hub id, or a function that returns the pipeline."""
+    model: str | Callable[..., Any]
+    """A diffusers folder, a hub id, a function that returns a diffusers pipeline, or the class of a
+    backbone of one's own family, a ``benchmarks.backbone.base.BaseBackbone``."""
     budget: str
     """KIND=AMOUNT per cell where the user gives none."""
     task: str
@@ -103,7 +104,6 @@ class Reward(ABC):
     """Where it comes from: a paper, a repository file."""
     differentiable: ClassVar[bool]
     """Whether its values carry a gradient to the images."""
-    image_size: ClassVar[int | None] = None  # pixels; None: any size
     stand_in: ClassVar[str | None] = None
     """Name of a differentiable reward that approximates this one, for methods with a gradient."""
     recorded: ClassVar[str] = ""
@@ -119,7 +119,7 @@ class Reward(ABC):
         """``images`` (B, 3, H, W) in [0, 1] and B prompts to rewards (B,)."""
 
     def calibrate(self, images: Tensor, prompts: Sequence[str]) -> dict[str, Any]:
-        """Set whatever depends on the base model. `images` are its pictures of training prompts.
+        """Set whatever depends on the base model. ``images`` are its pictures of the ``prompts``.
 
         Called once, before the first reward and off the clock; returns what is to be recorded.
         """
@@ -145,11 +145,159 @@ class PromptSource(Protocol):
     def __call__(self, step: int, count: int) -> list[str]: ...
 
 
+#: What is kept for the backward pass: all activations; the latents between sampling steps; or of
+#: each pass its blocks' inputs too.
+Keep = Literal["all", "latents", "blocks"]
+
+#: What a backbone makes of B prompts: tensors of B rows each. Methods hand it on as it is.
+Condition = tuple["Tensor", ...]
+
+
+class Sampler(Protocol):
+    """The rule of one sampling step, from noise (step 0) to clean latents (the last).
+
+    Latents are (B, C, h, w). ``output`` is what ``Backbone.predict`` gave for the same latents at
+    ``timesteps[i]``; only the backbone's family knows whether that is noise, a velocity or a flow.
+    With ``eta`` 0 the next latents are the mean; else they are drawn from a Gaussian around it.
+    """
+
+    @property
+    def eta(self) -> float:
+        """How stochastic the steps are: 0 is deterministic, 1 the full noise of the family."""
+
+    @property
+    def timesteps(self) -> Sequence[float]:
+        """The scheduler's index of each sampling step, first to last, for ``Backbone.predict``."""
+
+    def __len__(self) -> int:
+        """The number of sampling steps."""
+
+    def mean(self, i: int, output: Tensor, latents: Tensor) -> Tensor:
+        """Mean of the latents after sampling step ``i``."""
+
+    def std(self, i: int) -> float:
+        """Standard deviation of the latents after sampling step ``i``; 0 if ``eta`` is."""
+
+    def log_prob(self, i: int, value: Tensor, mean: Tensor) -> Tensor:
+        """Log-density (B,) of the next latents ``value``, averaged over their dimensions.
+
+        Only for a stochastic sampler: with ``eta`` 0 there is no density.
+        """
+
+    def x0(self, i: int, output: Tensor, latents: Tensor) -> Tensor:
+        """The clean latents that ``output`` predicts."""
+
+    def noise(self, i: int, output: Tensor, latents: Tensor) -> Tensor:
+        """The noise that ``output`` predicts: ``latents`` are its mix with ``x0``."""
+
+    def renoised(self, i: int, x0: Tensor, noise: Tensor) -> Tensor:
+        """Clean latents brought to the noise of ``timesteps[i]``."""
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """A denoising trajectory."""
+
+    latents: list[Tensor]
+    """x_T ... x_0, sampling steps + 1 tensors (B, C, h, w)."""
+    log_probs: Tensor | None
+    """(B, sampling steps), or None if the sampler is deterministic."""
+
+    @property
+    def final(self) -> Tensor:
+        """x_0, (B, C, h, w)."""
+        return self.latents[-1]
+
+
+class Backbone(Protocol):
+    """What methods may ask of a model, whatever its family.
+
+    Images are (B, 3, H, W) in [0, 1], latents (B, C, h, w) as the denoiser takes them, both
+    float32 on ``device``. Every pass is counted by the ledger.
+    """
+
+    @property
+    def device(self) -> torch.device:
+        """Where everything is computed. Arguments on another device are moved there."""
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of one sample's latents."""
+
+    @property
+    def keep(self) -> Keep:
+        """What is kept for the backward pass. Gradients do not depend on it."""
+
+    @property
+    def train_timesteps(self) -> int:
+        """Timesteps of the training are the integers from 0 up to this number, exclusive."""
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """The weights that are trained, float32: LoRA matrices, or all of the denoiser."""
+
+    def sampler(self, steps: int, eta: float = 0.0) -> Sampler:
+        """A sampler of so many sampling steps.
+
+        Raises UserError if the model cannot be sampled in so many.
+        """
+
+    def encode(self, prompts: Sequence[str]) -> Condition:
+        """The conditioning of B prompts. Each distinct prompt is encoded once."""
+
+    def predict(
+        self,
+        latents: Tensor,
+        timestep: float | Sequence[float],
+        condition: Condition,
+        guidance: float,
+        *,
+        recompute: bool = True,
+    ) -> Tensor:
+        """The denoiser's output (B, C, h, w) with classifier-free guidance.
+
+        ``timestep`` is one for all or one per sample. A ``guidance`` of 1 or less means none, and
+        one evaluation per sample instead of two. ``recompute=False`` says that the backward pass
+        follows at once, so that repeating the whole forward pass would save no memory.
+        """
+
+    def sample(
+        self,
+        sampler: Sampler,
+        prompts: Sequence[str],
+        noise: Tensor,
+        *,
+        guidance: float,
+        gradient: Sequence[bool] | None = None,
+        step_noise: Tensor | None = None,
+        connected: bool = True,
+        adapted: Sequence[bool] | None = None,
+    ) -> Trajectory:
+        """Draw trajectories from ``noise`` (B, C, h, w).
+
+        ``gradient[i]`` says whether the prediction of sampling step ``i`` carries gradient (none
+        by default). Where it goes: along the latents, which are ``connected``, while log-probs come
+        without gradient; or, if they are not, into the log-prob of this step alone, as in a policy
+        gradient. ``step_noise`` (B, steps, C, h, w) is needed if the sampler is stochastic.
+        ``adapted[i]`` says whether sampling step ``i`` uses the LoRA matrices (all by default).
+        """
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] of clean latents, with gradient."""
+
+    def noised(
+        self, latents: Tensor, noise: Tensor, timesteps: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Clean latents brought to one timestep per sample, and what ``predict`` should give there.
+
+        The mean squared distance to it is the model's own training loss.
+        """
+
+
 @dataclass(frozen=True, kw_only=True)
 class Context:
     """All that a method is handed."""
 
-    backbone: LoraSD
+    backbone: Backbone
     """The model, with the weights that are trained."""
     reward: RewardFunction
     """(images (B, 3, H, W) in [0, 1], B prompts) to (B,): the train reward, counted, and finite:
@@ -161,15 +309,71 @@ class Context:
     """All random numbers, named by purpose, step and global sample index."""
 
 
-class Method(ABC):
-    """One way of fine-tuning: it owns what one optimizer step does, and nothing else.
+@dataclass(frozen=True, kw_only=True)
+class AdamW:
+    """Settings of the optimizer that all methods use, ``benchmarks.optim.Optimizer``."""
 
-    ``Config`` is a frozen keyword-only dataclass whose every field has a default. ``needs`` names
-    what the method asks of its surroundings: ``reward`` or ``reward_grad``.
+    lr: float = field(default=1e-3, metadata={"help": "learning rate"})
+    weight_decay: float = field(default=1e-4, metadata={"help": "decoupled weight decay"})
+    clip: float = field(default=1.0, metadata={"help": "largest gradient norm"})
+    beta2: float = field(default=0.999, metadata={"help": "decay of the second moment"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """What every method's ``Config`` inherits: all that planner and checks read or change of it.
+
+    A method gives the fields defaults of its own, with their sources. If each of its optimizer
+    steps draws one batch, it inherits ``Batch`` instead. Else it says through ``update_size`` and
+    ``resized`` how many samples it draws, whatever its own fields are called.
     """
 
+    micro_batch: int = field(default=8, metadata={"help": "samples at once; changes memory only"})
+    sampling_steps: int = field(default=50, metadata={"help": "sampling steps [ours]"})
+    guidance: float = field(default=7.5, metadata={"help": "guidance scale [ours]"})
+
+    @property
+    def update_size(self) -> int:
+        """How many samples one optimizer step learns from."""
+        raise NotImplementedError
+
+    def resized(self, update_size: int) -> Self:
+        """The same with so many samples per optimizer step; sets it draws change in proportion.
+
+        Raises UserError for a number that does not divide the sets as the method needs it.
+        """
+        raise NotImplementedError
+
+    def resampled(self, sampling_steps: int) -> Self:
+        """The same with so many sampling steps, and all that counts sampling steps moved along."""
+        return replace(self, sampling_steps=sampling_steps)
+
+    def small(self, samples: int, sampling_steps: int) -> Self:
+        """A configuration for checks that draws at most so many samples, in two micro-batches."""
+        return replace(self.resampled(sampling_steps), micro_batch=samples // 2).resized(samples)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch(Sampling):
+    """The ``Sampling`` of a method whose optimizer steps draw one batch each."""
+
+    batch_size: int = field(default=64, metadata={"help": "samples per update [ours]"})
+
+    @property
+    def update_size(self) -> int:
+        """How many samples one optimizer step learns from."""
+        return self.batch_size
+
+    def resized(self, update_size: int) -> Self:
+        """The same with so many samples per optimizer step."""
+        return replace(self, batch_size=update_size)
+
+
+class Method(ABC):
+    """One way of fine-tuning: it owns what one optimizer step does, and nothing else."""
+
     Config: ClassVar[type]
-    """Its options: a frozen keyword-only dataclass whose every field has a default."""
+    """Its options: a frozen keyword-only dataclass, a ``Sampling``; every field has a default."""
     needs: ClassVar[frozenset[str]]
     """`reward` or `reward_grad`: with the latter it is refused for rewards without a gradient."""
 
@@ -182,7 +386,7 @@ class Method(ABC):
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the LoRA weights that the next step depends on."""
+        """Everything but the backbone's weights that the next step depends on."""
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ import tyro
 
 from benchmarks import registry
 from benchmarks.api import UserError
+from benchmarks.config import OLD_KEEP
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +125,21 @@ def _same(first: Any, second: Any, prefix: str = "") -> Iterator[str]:
             yield from _same(one, other, f"{prefix}{entry.name}.")
         elif one == other:
             yield prefix + entry.name
+
+
+def renamed(arguments: list[str]) -> list[str]:
+    """The arguments, with ``--memory`` and its values as ``--keep`` and its: it was called so."""
+    new = {old: keep for keep, old in OLD_KEEP.items()}
+    found: list[str] = []
+    for argument in arguments:
+        option, equals, value = argument.partition("=")
+        if option == "--memory":
+            found.append(f"--keep{equals}{new.get(value, value)}")
+        elif found and found[-1] == "--keep":
+            found.append(new.get(argument, argument))
+        else:
+            found.append(argument)
+    return found
 
 
 def meanings(cls: Any) -> dict[str, str]:

@@ -24,7 +24,9 @@ FOLDER = Path(__file__).parent
 Layer = tuple[Mapping[str, Any], str]
 RULES = 3  # the version of RULES.md
 Precision = Literal["fp32", "bf16", "fp16"]
-Memory = Literal["auto", "store", "step", "unet"]
+KeepChoice = Literal["auto", "all", "latents", "blocks"]
+#: What ``--keep`` said when it was ``--memory``; cells are still described, and hashed, in these.
+OLD_KEEP = {"all": "store", "latents": "step", "blocks": "unet"}
 Thing = TypeVar("Thing")
 
 

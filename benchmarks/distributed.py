@@ -45,7 +45,7 @@ def leave(reason: str) -> NoReturn:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Inside, this process works by itself and waits for no other."""
+    """Let this process work by itself and wait for no other."""
     global _alone
     before, _alone = _alone, True
     try:
@@ -74,7 +74,7 @@ def share(items: Sequence[Item]) -> Sequence[Item]:
     return items[rank() * n // count : (rank() + 1) * n // count]
 
 
-def parts(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
+def micro_batches(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
     """This process's slice of ``items`` in micro-batches of at most ``size``."""
     if size < 1:
         raise UserError(f"micro_batch is {size}; it must be at least 1")
@@ -94,7 +94,7 @@ def total(*values: float) -> tuple[float, ...]:
 
 
 def reduce_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
-    """Sum the gradients over all processes; one that no process has stays away."""
+    """Sum the gradients over all processes; one that no process has stays None."""
     if processes() == 1:
         return
     zero = torch.zeros_like

@@ -1,22 +1,12 @@
-"""The optimizer all methods use: AdamW on the LoRA matrices, with gradient clipping."""
+"""The optimizer all methods use: AdamW on the trained weights, with gradient clipping."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
+from benchmarks.api import AdamW
 from benchmarks.distributed import reduce_gradients
 from benchmarks.lazy import torch
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdamW:
-    """Optimizer settings."""
-
-    lr: float = field(default=1e-3, metadata={"help": "learning rate"})
-    weight_decay: float = field(default=1e-4, metadata={"help": "decoupled weight decay"})
-    clip: float = field(default=1.0, metadata={"help": "largest gradient norm"})
-    beta2: float = field(default=0.999, metadata={"help": "decay of the second moment"})
 
 
 class Optimizer:

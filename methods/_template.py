@@ -15,22 +15,30 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from benchmarks.distributed import parts, total
-from benchmarks.optim import AdamW, Optimizer
-from methods import Context, Method, StepResult, register_method
+from methods import (
+    AdamW,
+    Batch,
+    Context,
+    Method,
+    Optimizer,
+    StepResult,
+    micro_batches,
+    register_method,
+    total,
+)
 
 
 # Every field has a default and says where its value comes from. Each becomes an option of the
 # command line (--NAME.batch-size 16) and a key of a TOML file ([NAME] batch_size = 16).
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Batch):
     """Settings of NAME."""
 
     batch_size: int = field(default=8, metadata={"help": "samples per update [ours]"})
     micro_batch: int = field(default=8, metadata={"help": "samples at once; changes memory only"})
     sampling_steps: int = field(default=20, metadata={"help": "DDIM steps [ours]"})
     guidance: float = field(default=2.5, metadata={"help": "guidance scale [ours]"})
-    optimizer: AdamW = AdamW(lr=1e-3)
+    optimizer: AdamW = field(default=AdamW(lr=1e-3), metadata={"help": "[ours]"})
 
 
 @register_method("NAME")
@@ -43,7 +51,7 @@ class CLASS(Method):
 
     def __init__(self, config: Config, context: Context) -> None:
         self.config, self.context = config, context
-        self.sampler = context.backbone.chain(config.sampling_steps)
+        self.sampler = context.backbone.sampler(config.sampling_steps)
         self.optimizer = Optimizer(config.optimizer, context.backbone.parameters())
 
     def step(self, step: int) -> StepResult:
@@ -52,7 +60,7 @@ class CLASS(Method):
         prompts = self.context.prompts(step, config.batch_size)
         last, reward = len(self.sampler) - 1, 0.0
         # This process's samples; the optimizer adds up the gradients of all processes.
-        for part in parts(range(config.batch_size), config.micro_batch):
+        for part in micro_batches(range(config.batch_size), config.micro_batch):
             texts = [prompts[i] for i in part]
             # Random numbers come from named streams, so that runs repeat and resume exactly.
             noise = streams.normal("noise", step, part, backbone.latent_shape)
@@ -71,7 +79,7 @@ class CLASS(Method):
         (reward,) = total(reward)
         return StepResult(reward=reward, loss=-reward, grad_norm=self.optimizer.step())
 
-    # Whatever the next step depends on, besides the LoRA weights.
+    # Whatever the next step depends on, besides the weights that are trained.
     def state_dict(self) -> dict[str, Any]:
         return self.optimizer.state_dict()
 

@@ -18,10 +18,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from benchmarks.api import Context, Method, StepResult, UserError
-from benchmarks.distributed import parts, total
-from benchmarks.optim import AdamW, Optimizer
-from benchmarks.registry import method_variant, register_method
+from methods import (
+    AdamW,
+    Batch,
+    Context,
+    Method,
+    Optimizer,
+    StepResult,
+    UserError,
+    method_variant,
+    micro_batches,
+    register_method,
+    total,
+)
 
 Mode = Literal["full", "fixed", "per_trajectory", "normal", "per_step"]
 CODE = "AlignProp main branch"
@@ -42,7 +51,7 @@ class Truncation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Batch):
     """AlignProp for SD v1.5, as released."""
 
     batch_size: int = field(default=128, metadata={"help": f"samples per update [{CODE}]"})
@@ -50,7 +59,7 @@ class Config:
     sampling_steps: int = field(default=50, metadata={"help": f"DDIM steps [{CODE}]"})
     guidance: float = field(default=7.5, metadata={"help": f"guidance scale [{CODE}]"})
     eta: float = field(default=0.0, metadata={"help": f"DDIM stochasticity [{CODE}]"})
-    truncation: Truncation = Truncation()
+    truncation: Truncation = field(default=Truncation())
     target: float | None = field(
         default=None,
         metadata={"help": "approach this reward instead of maximising [10, aesthetic]"},
@@ -78,7 +87,7 @@ class AlignProp(Method):
                 f"{config.sampling_steps} sampling steps; choose 1 to {config.sampling_steps}"
             )
         self.config, self.context = config, context
-        self.sampler = context.backbone.chain(config.sampling_steps, config.eta)
+        self.sampler = context.backbone.sampler(config.sampling_steps, config.eta)
         self.optimizer = Optimizer(config.optimizer, context.backbone.parameters())
 
     def gradient_steps(self, step: int) -> list[bool]:
@@ -105,7 +114,7 @@ class AlignProp(Method):
         gradient = self.gradient_steps(step)
         prompts = self.context.prompts(step, config.batch_size)
         total_reward = total_loss = 0.0
-        for part in parts(range(config.batch_size), config.micro_batch):
+        for part in micro_batches(range(config.batch_size), config.micro_batch):
             texts = [prompts[i] for i in part]
             shape = backbone.latent_shape
             extra = (len(self.sampler), *shape)

@@ -12,7 +12,7 @@ log-probability is averaged over latent dimensions (ddpo-pytorch, ``ddim_with_lo
 ``clip = None`` it is the score-function estimator, -A_i log p (DDPO-SF).
 
 Where a round serves one update only, theta is still old and rho = 1: the log-probabilities of
-sampling are those of the update. If the activation plan stores (``--memory``), they keep their
+sampling are those of the update. If all activations are kept (``--keep all``), they keep their
 graphs, and the forward passes of the update are saved; the gradient is the same.
 """
 
@@ -20,14 +20,25 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from benchmarks.api import Context, Method, StepResult, UserError
-from benchmarks.distributed import gather, parts, share, total
-from benchmarks.lazy import torch
-from benchmarks.optim import AdamW, Optimizer
-from benchmarks.registry import method_variant, register_method
+from methods import (
+    AdamW,
+    Context,
+    Method,
+    Optimizer,
+    Sampling,
+    StepResult,
+    UserError,
+    gather,
+    method_variant,
+    micro_batches,
+    register_method,
+    share,
+    torch,
+    total,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +47,7 @@ CODE = "ddpo-pytorch"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Sampling):
     """DDPO for SD v1.5 with LoRA, as in ddpo-pytorch."""
 
     samples_per_round: int = field(default=256, metadata={"help": f"samples per round [{CODE}]"})
@@ -65,6 +76,20 @@ class Config:
     optimizer: AdamW = field(
         default=AdamW(lr=3e-4, weight_decay=1e-4, clip=1.0), metadata={"help": f"[{CODE}]"}
     )
+
+    @property
+    def update_size(self) -> int:
+        return self.samples_per_round // self.updates_per_round
+
+    def resized(self, update_size: int) -> Config:
+        samples = update_size * self.updates_per_round
+        if samples % self.samples_per_prompt:
+            raise UserError(f"samples_per_round cannot be {samples}: see samples_per_prompt")
+        return replace(self, samples_per_round=samples)
+
+    def small(self, samples: int, sampling_steps: int) -> Config:
+        grouped = replace(self, samples_per_prompt=2, updates_per_round=2, micro_batch=samples // 2)
+        return grouped.resampled(sampling_steps).resized(samples // 2)
 
 
 class PromptStatistics:
@@ -117,7 +142,7 @@ class DDPO(Method):
         if config.eta <= 0:
             raise UserError("DDPO needs a stochastic sampler: eta must be positive")
         self.config, self.context = config, context
-        self.sampler = context.backbone.chain(config.sampling_steps, config.eta)
+        self.sampler = context.backbone.sampler(config.sampling_steps, config.eta)
         self.optimizer = Optimizer(config.optimizer, context.backbone.parameters())
         self.statistics = PromptStatistics(config.buffer_size, config.buffer_min)
         self.round: Round | None = None
@@ -128,7 +153,7 @@ class DDPO(Method):
         """Whether sampling keeps what the update needs."""
         config = self.config
         once = config.updates_per_round * config.inner_epochs == 1 and config.timestep_fraction == 1
-        return once and self.context.backbone.memory == "store"
+        return once and self.context.backbone.keep == "all"
 
     def step(self, step: int) -> StepResult:
         phase = step % (self.config.updates_per_round * self.config.inner_epochs)
@@ -152,7 +177,7 @@ class DDPO(Method):
         prompts = [prompt for prompt in drawn for _ in range(config.samples_per_prompt)]
         latents, log_probs, rewards, keeps = [], [], [], self.keeps()
         self.kept = []
-        for part in parts(range(config.samples_per_round), config.micro_batch):
+        for part in micro_batches(range(config.samples_per_round), config.micro_batch):
             texts, shape = [prompts[i] for i in part], backbone.latent_shape
             trajectory = backbone.sample(
                 self.sampler,
@@ -186,7 +211,7 @@ class DDPO(Method):
         return results
 
     def replay(self, step: int, phase: int) -> list[tuple[float, float]]:
-        """Accumulate the gradient of one update: its micro-batches pass the U-Net once more."""
+        """Accumulate the gradient of one update: its micro-batches pass the denoiser again."""
         config = self.config
         epoch, update = divmod(phase, config.updates_per_round)
         # One permutation per pass; micro-batches of the first pass are those of the sampling, so
@@ -204,12 +229,17 @@ class DDPO(Method):
         config, backbone, data = self.config, self.context.backbone, self.round
         assert data is not None
         rows = slice(group * config.micro_batch, (group + 1) * config.micro_batch)
-        latents, text = data.latents[rows].to(backbone.device), backbone.encode(data.prompts[rows])
+        latents = data.latents[rows].to(backbone.device)
+        condition = backbone.encode(data.prompts[rows])
         trained = round(config.timestep_fraction * len(self.sampler))
         order = self.context.streams.permutation("timesteps", step, len(self.sampler), group)
         for i in order[:trained]:
             output = backbone.predict(
-                latents[:, i], self.sampler.timesteps[i], text, config.guidance, recompute=False
+                latents[:, i],
+                self.sampler.timesteps[i],
+                condition,
+                config.guidance,
+                recompute=False,
             )
             mean = self.sampler.mean(i, output, latents[:, i])
             log_prob = self.sampler.log_prob(i, latents[:, i + 1], mean)

@@ -14,20 +14,29 @@ on the model's own predictions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from benchmarks.api import Context, Method, StepResult, UserError
-from benchmarks.distributed import parts, total
-from benchmarks.lazy import torch
-from benchmarks.optim import AdamW, Optimizer
-from benchmarks.registry import method_variant, register_method
+from methods import (
+    AdamW,
+    Batch,
+    Context,
+    Method,
+    Optimizer,
+    StepResult,
+    UserError,
+    method_variant,
+    micro_batches,
+    register_method,
+    torch,
+    total,
+)
 
 CODE = "ImageReward repository"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Batch):
     """ReFL for SD v1.5."""
 
     batch_size: int = field(default=64, metadata={"help": "samples per update [ImageReward paper]"})
@@ -47,6 +56,11 @@ class Config:
         default=AdamW(lr=1e-5, weight_decay=1e-2, clip=1.0), metadata={"help": f"[{CODE}]"}
     )
 
+    def resampled(self, sampling_steps: int) -> Config:
+        earliest, latest = min(self.earliest, sampling_steps - 2), sampling_steps - 1
+        steps = super().resampled(sampling_steps)
+        return replace(steps, earliest=max(earliest, 0), latest=min(self.latest, latest))
+
 
 @register_method("refl")
 class ReFL(Method):
@@ -62,7 +76,7 @@ class ReFL(Method):
                 f"the sampling steps 0 to {config.sampling_steps - 1}"
             )
         self.config, self.context = config, context
-        self.sampler = context.backbone.chain(config.sampling_steps)
+        self.sampler = context.backbone.sampler(config.sampling_steps)
         self.optimizer = Optimizer(config.optimizer, context.backbone.parameters())
 
     def step(self, step: int) -> StepResult:
@@ -70,7 +84,7 @@ class ReFL(Method):
         chosen = streams.integer("step", step, config.earliest, config.latest + 1)
         prompts = self.context.prompts(step, config.batch_size)
         reward = loss = 0.0
-        for part in parts(range(config.batch_size), config.micro_batch):
+        for part in micro_batches(range(config.batch_size), config.micro_batch):
             scores, losses = self.backward(step, chosen, part, [prompts[i] for i in part])
             reward, loss = reward + scores, loss + losses
         reward, loss = total(reward, loss)
@@ -84,13 +98,17 @@ class ReFL(Method):
         """Accumulate one micro-batch: its shares of the mean reward and of the loss."""
         config, backbone, size = self.config, self.context.backbone, self.config.batch_size
         latents = self.context.streams.normal("noise", step, part, backbone.latent_shape)
-        latents, text = latents.to(backbone.device), backbone.encode(prompts)
+        latents, condition = latents.to(backbone.device), backbone.encode(prompts)
         with torch.no_grad():
             for i in range(chosen):
-                output = backbone.predict(latents, self.sampler.timesteps[i], text, config.guidance)
+                output = backbone.predict(
+                    latents, self.sampler.timesteps[i], condition, config.guidance
+                )
                 latents = self.sampler.mean(i, output, latents)
-        output = backbone.predict(latents, self.sampler.timesteps[chosen], text, config.guidance)
-        x0, _ = self.sampler.x0(chosen, output, latents)
+        output = backbone.predict(
+            latents, self.sampler.timesteps[chosen], condition, config.guidance
+        )
+        x0 = self.sampler.x0(chosen, output, latents)
         rewards = self.context.reward(backbone.decode(x0), prompts)
         hinge = -rewards if config.margin is None else (config.margin - rewards).relu()
         loss = config.reward_weight * hinge.sum() / size

@@ -14,14 +14,24 @@ prompt's pictures, unweighted (RWR-sparse).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from benchmarks.api import Context, Method, StepResult, UserError
-from benchmarks.distributed import gather, parts, total
-from benchmarks.lazy import torch
-from benchmarks.optim import AdamW, Optimizer
-from benchmarks.registry import method_variant, register_method
+from methods import (
+    AdamW,
+    Batch,
+    Context,
+    Method,
+    Optimizer,
+    StepResult,
+    UserError,
+    gather,
+    method_variant,
+    micro_batches,
+    register_method,
+    torch,
+    total,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +40,7 @@ CODE = "jannerm/ddpo"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Batch):
     """RWR for SD v1.5."""
 
     samples_per_round: int = field(
@@ -52,6 +62,18 @@ class Config:
     optimizer: AdamW = field(
         default=AdamW(lr=3e-4, weight_decay=1e-4, clip=1.0), metadata={"help": "[ddpo-pytorch]"}
     )
+
+    def resized(self, update_size: int) -> Config:
+        samples, rest = divmod(self.samples_per_round * update_size, self.batch_size)
+        if rest:
+            raise UserError(
+                f"batch_size cannot be {update_size}: samples_per_round would be uneven"
+            )
+        return replace(self, batch_size=update_size, samples_per_round=samples)
+
+    def small(self, samples: int, sampling_steps: int) -> Config:
+        even = replace(self, samples_per_round=samples, batch_size=samples, updates_per_round=2)
+        return replace(even.resampled(sampling_steps), micro_batch=samples // 2)
 
 
 def weights(
@@ -91,7 +113,7 @@ class RWR(Method):
         if config.sparse is not None and not 0 < config.sparse <= 1:
             raise UserError(f"sparse is {config.sparse}; it is a share, above 0 and at most 1")
         self.config, self.context = config, context
-        self.sampler = context.backbone.chain(config.sampling_steps, config.eta)
+        self.sampler = context.backbone.sampler(config.sampling_steps, config.eta)
         self.optimizer = Optimizer(config.optimizer, context.backbone.parameters())
         self.round: Round | None = None
 
@@ -105,7 +127,7 @@ class RWR(Method):
         useful = [i for i, w in enumerate(self.round.weights.tolist()) if w > 0]
         order = [useful[i] for i in streams.permutation("batch", step, len(useful))][:size]
         loss = 0.0
-        for part in parts(order, config.micro_batch):
+        for part in micro_batches(order, config.micro_batch):
             loss += self.backward(step, part, len(order))
         (loss,) = total(loss)
         norm = self.optimizer.step()
@@ -116,7 +138,7 @@ class RWR(Method):
         config, backbone, streams = self.config, self.context.backbone, self.context.streams
         prompts = self.context.prompts(step, config.samples_per_round)
         latents, rewards = [], []
-        for part in parts(range(config.samples_per_round), config.micro_batch):
+        for part in micro_batches(range(config.samples_per_round), config.micro_batch):
             texts, shape = [prompts[i] for i in part], backbone.latent_shape
             trajectory = backbone.sample(
                 self.sampler,
@@ -141,8 +163,10 @@ class RWR(Method):
             streams.integer("timestep", step, 0, backbone.train_timesteps, i) for i in rows
         ]
         noisy, target = backbone.noised(data.latents[rows].to(noise), noise, timesteps)
-        text = backbone.encode([data.prompts[i] for i in rows])
-        output = backbone.predict(noisy, timesteps, text, self.config.guidance, recompute=False)
+        condition = backbone.encode([data.prompts[i] for i in rows])
+        output = backbone.predict(
+            noisy, timesteps, condition, self.config.guidance, recompute=False
+        )
         errors = (output - target).square().flatten(1).mean(1)
         loss = (data.weights[rows].to(errors.device) * errors).sum() / size
         loss.backward()

@@ -66,7 +66,6 @@ class ModelReward(Reward):
     """
 
     differentiable = True
-    image_size = SIDE
     preprocessing: ClassVar[Preprocessing] = OFFICIAL
 
     def __init_subclass__(cls) -> None:

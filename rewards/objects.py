@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 class _Objects(Counting):
     reference = "ours; density counting, Lempitsky and Zisserman 2010"
-    image_size = data.SIZE
 
     def soft_count(self, images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """N (B,), and how many the prompts ask for (B,). Raises UserError for unknown prompts."""

@@ -15,7 +15,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from benchmarks import registry
 from benchmarks.api import Context, Reward
-from benchmarks.backbone.lora_sd import LoraSD
+from benchmarks.backbone.stable_diffusion import StableDiffusion
 from benchmarks.compute.ledger import Ledger
 from benchmarks.conformance import contract
 from benchmarks.harness import loop
@@ -121,9 +121,10 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def backbone() -> LoraSD:
+def backbone() -> StableDiffusion:
     """The tiny pipeline with LoRA matrices that are all non-zero."""
-    model = LoraSD(tiny_pipeline(), Ledger())
+    model = StableDiffusion(tiny_pipeline(), Ledger())
+    model.price()
     generator = torch.Generator().manual_seed(1)
     for parameter in model.parameters():
         parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
@@ -131,10 +132,11 @@ def backbone() -> LoraSD:
 
 
 @pytest.fixture(scope="session")
-def tiny_lora() -> tuple[LoraSD, dict[str, torch.Tensor]]:
+def tiny_lora() -> tuple[StableDiffusion, dict[str, torch.Tensor]]:
     """The tiny pipeline with fresh LoRA matrices, and these."""
-    model = LoraSD(tiny_pipeline(), Ledger())
-    return model, model.lora_state()
+    model = StableDiffusion(tiny_pipeline(), Ledger())
+    model.price()
+    return model, model.weights()
 
 
 @pytest.fixture
@@ -156,8 +158,8 @@ def fresh_registry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_is_planned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs store all activations: to plan each of them takes longer than to run the tiny model."""
-    monkeypatch.setattr(loop, "choose", lambda *arguments: "store")
+    """Runs keep all activations: to plan each of them takes longer than to run the tiny model."""
+    monkeypatch.setattr(loop, "choose", lambda *arguments: "all")
 
 
 class Greyness(Reward):
@@ -174,7 +176,7 @@ class Greyness(Reward):
 
 
 @pytest.fixture
-def context(backbone: LoraSD) -> Context:
+def context(backbone: StableDiffusion) -> Context:
     """Everything a method is handed, over the tiny model and the toy reward."""
     names = ["cat", "dog", "fox"]
     return Context(

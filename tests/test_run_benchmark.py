@@ -16,6 +16,7 @@ import benchmarks
 import run_benchmark
 from benchmarks import config
 from benchmarks.api import UserError
+from benchmarks.backbone.base import BaseBackbone
 from benchmarks.commands import plan
 from benchmarks.commands import run as running
 from benchmarks.compute.ledger import Ledger
@@ -227,12 +228,10 @@ def test_lora_has_the_papers_size_on_sd15_shapes():
     from diffusers import UNet2DConditionModel
     from peft import LoraConfig
 
-    from benchmarks.backbone.lora_sd import TARGETS
-
     with torch.device("meta"):
         unet = UNet2DConditionModel(cross_attention_dim=768)
         unet.requires_grad_(False)
-        unet.add_adapter(LoraConfig(r=4, target_modules=TARGETS))
+        unet.add_adapter(LoraConfig(r=4, target_modules=list(BaseBackbone.targets)))
     assert sum(p.numel() for p in unet.parameters() if p.requires_grad) == 797_184
 
 

@@ -1,27 +1,28 @@
-"""Activation plans: what is kept for the backward pass, and what is computed again.
+"""Activation checkpointing: what is kept for the backward pass, and what is computed again.
 
-Gradients are the same under every plan; memory and time differ. The plans, fastest first:
+Gradients are the same whatever is kept; memory and time differ. The choices, fastest first:
 
-- ``store`` keeps the activations of every sampling step that carries gradient; those of a whole
+- ``all`` keeps the activations of every sampling step that carries gradient; those of a whole
   sampling round where a single update follows it;
-- ``step`` keeps the latents only and repeats the U-Net's forward pass, one sampling step at a time
-  (the paper's gradient checkpointing, section 4);
-- ``unet`` does that, and within a sampling step keeps only the inputs of the U-Net's blocks; the
-  decoder's too. Each block's forward pass runs a third time.
+- ``latents`` keeps the latents only and repeats the denoiser's forward pass, one sampling step at a
+  time (the paper's gradient checkpointing, section 4);
+- ``blocks`` does that, and within a sampling step keeps only the inputs of the denoiser's blocks;
+  the decoder's too. Each block's forward pass runs a third time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-Plan = Literal["store", "step", "unet"]
-PLANS: tuple[Plan, ...] = get_args(Plan)
+from benchmarks.api import Keep
+
+KEEPS: tuple[Keep, ...] = get_args(Keep)
 
 
 def repeated(
@@ -66,12 +67,19 @@ def _block(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
     return result
 
 
-def recompute_blocks(module: Any, wanted: bool) -> None:
-    """Whether a diffusers model keeps only the inputs of its blocks."""
+def recompute_blocks(module: nn.Module, wanted: bool) -> bool:
+    """Let a diffusers model keep only the inputs of its blocks, or all again; whether it now does.
+
+    Other modules always keep all.
+    """
+    able: Any = module if hasattr(module, "enable_gradient_checkpointing") else None
+    if able is None:
+        return False
     if wanted:
-        module.enable_gradient_checkpointing(_block)
+        able.enable_gradient_checkpointing(_block)
     else:
-        module.disable_gradient_checkpointing()
+        able.disable_gradient_checkpointing()
+    return wanted
 
 
 def available(device: torch.device) -> float:

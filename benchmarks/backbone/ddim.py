@@ -10,18 +10,18 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from benchmarks.api import UserError
+from benchmarks.backbone.gaussian import log_density
 
 
 @dataclass(frozen=True)
-class Chain:
-    """The sampling steps of one scheduler, first to last.
+class DDIM:
+    """The sampling steps of one scheduler, first to last: a ``benchmarks.api.Sampler``.
 
     ``alpha_bar`` is the cumulative product at each timestep and ``alpha_bar_prev`` at the next,
-    less noisy one; ``prediction`` says what the U-Net predicts: ``epsilon`` or ``v_prediction``.
+    less noisy one; ``prediction`` says what the denoiser predicts: ``epsilon`` or ``v_prediction``.
     """
 
     timesteps: list[int]
@@ -33,12 +33,22 @@ class Chain:
     def __len__(self) -> int:
         return len(self.timesteps)
 
-    def x0(self, i: int, output: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """The predicted clean latents and noise at sampling step ``i``."""
-        a, b = math.sqrt(self.alpha_bar[i]), math.sqrt(1 - self.alpha_bar[i])
+    def x0(self, i: int, output: Tensor, latents: Tensor) -> Tensor:
+        """The clean latents that ``output`` predicts at sampling step ``i``."""
+        a, b = self._scales(i)
         if self.prediction == "v_prediction":
-            return a * latents - b * output, a * output + b * latents
-        return (latents - b * output) / a, output
+            return a * latents - b * output
+        return (latents - b * output) / a
+
+    def noise(self, i: int, output: Tensor, latents: Tensor) -> Tensor:
+        """The noise that ``output`` predicts at sampling step ``i``."""
+        a, b = self._scales(i)
+        return a * output + b * latents if self.prediction == "v_prediction" else output
+
+    def renoised(self, i: int, x0: Tensor, noise: Tensor) -> Tensor:
+        """Clean latents brought to the noise of sampling step ``i`` (eq. 4)."""
+        a, b = self._scales(i)
+        return a * x0 + b * noise
 
     def std(self, i: int) -> float:
         """Standard deviation of sampling step ``i``: eta times eq. 16."""
@@ -47,23 +57,25 @@ class Chain:
 
     def mean(self, i: int, output: Tensor, latents: Tensor) -> Tensor:
         """Mean of the next latents (eq. 12)."""
-        x0, noise = self.x0(i, output, latents)
         then = self.alpha_bar_prev[i]
         rest = max(1 - then - self.std(i) ** 2, 0.0)  # rounding may take it below zero
+        x0, noise = self.x0(i, output, latents), self.noise(i, output, latents)
         return math.sqrt(then) * x0 + math.sqrt(rest) * noise
 
     def log_prob(self, i: int, value: Tensor, mean: Tensor) -> Tensor:
-        """Log-density of ``value`` (B, C, H, W), averaged over dimensions as in DDPO: (B,)."""
-        std = self.std(i)
-        density = -((value - mean) ** 2) / (2 * std**2) - math.log(std * math.sqrt(2 * math.pi))
-        return density.flatten(1).mean(1)
+        """Log-density of ``value`` (B, C, h, w), averaged over dimensions: (B,)."""
+        return log_density(value, mean, self.std(i))
+
+    def _scales(self, i: int) -> tuple[float, float]:
+        """What clean latents and noise are multiplied by in the latents of sampling step ``i``."""
+        return math.sqrt(self.alpha_bar[i]), math.sqrt(1 - self.alpha_bar[i])
 
 
-def chain(scheduler: Any, steps: int, eta: float) -> Chain:
+def ddim(scheduler: Any, steps: int, eta: float) -> DDIM:
     """The ``steps`` sampling steps of a diffusers DDIM scheduler.
 
     With eta > 0 the last step ends at timestep 0 instead of at clean latents, so that it still has
-    a density (ddpo-pytorch ``ddim_with_logprob.py``).
+    a density (ddpo-pytorch ``ddim_with_logprob.py``). Raises UserError for too many steps.
     """
     if not 0 < steps <= scheduler.config.num_train_timesteps:
         most = scheduler.config.num_train_timesteps
@@ -74,31 +86,10 @@ def chain(scheduler: Any, steps: int, eta: float) -> Chain:
     stride = scheduler.config.num_train_timesteps // steps
     end = float(table[0] if eta > 0 else scheduler.final_alpha_cumprod)
     previous = [t - stride for t in timesteps]
-    return Chain(
+    return DDIM(
         timesteps=timesteps,
         alpha_bar=[float(table[t]) for t in timesteps],
         alpha_bar_prev=[float(table[t]) if t >= 0 else end for t in previous],
         prediction=scheduler.config.prediction_type,
         eta=eta,
     )
-
-
-@dataclass(frozen=True)
-class Trajectory:
-    """A denoising trajectory: ``latents`` x_T ... x_0, each (B, C, H, W).
-
-    ``log_probs`` (B, steps) is there if the sampler was stochastic.
-    """
-
-    latents: list[Tensor]
-    log_probs: Tensor | None
-
-    @property
-    def final(self) -> Tensor:
-        """x_0, (B, C, H, W)."""
-        return self.latents[-1]
-
-
-def stack(log_probs: list[Tensor]) -> Tensor | None:
-    """(B, steps), or None for none."""
-    return torch.stack(log_probs, 1) if log_probs else None

@@ -1,7 +1,8 @@
 """Gradients within the range of float16, which ends at 6e-8 and 65504.
 
 On the way back into a half-precision module a gradient is multiplied by a power of two that brings
-its largest entry to about 1, and divided by it where it leaves: exact, and nobody else notices.
+its largest entry to about 1, and divided by it where it leaves. The factor is a power of two, so
+the result is exact. (PyTorch's ``GradScaler`` scales the loss, which here belongs to methods.)
 """
 
 from __future__ import annotations
@@ -13,23 +14,23 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 class GradientRange:
-    """One module's scale; ``fresh`` lets the next gradient set it."""
+    """One module's scale; after ``reset`` the next gradient sets it."""
 
     def __init__(self) -> None:
         self.scale: Tensor | None = None
 
-    def fresh(self) -> None:
-        """A new graph begins; gradients that meet in one parameter must share one scale."""
+    def reset(self) -> None:
+        """Begin a new graph. Gradients that meet in one parameter must share one scale."""
         self.scale = None
 
-    def enters(self, output: Tensor) -> Tensor:
-        """The module's ``output``, float32: its gradient is scaled."""
+    def scale_gradient_in(self, output: Tensor) -> Tensor:
+        """Scale the gradient of the module's ``output``, float32."""
         if output.requires_grad:
             output.register_hook(self._up)
         return output
 
-    def leaves(self, value: Tensor) -> Tensor:
-        """An input of the module, float32, or a parameter: its gradient is scaled back."""
+    def unscale_gradient_out(self, value: Tensor) -> Tensor:
+        """Scale back the gradient of an input of the module, float32, or of a parameter."""
         if not value.requires_grad:
             return value
         value = value if value.is_leaf else value * 1

@@ -129,29 +129,31 @@ def report(planned: Sequence[Planned]) -> dict[str, Any]:
     """What cells of one model cost."""
     from benchmarks.compute.budget import Budget
     from benchmarks.forecast import forecast
-    from benchmarks.forecast.meta_model import Model
+    from benchmarks.forecast.ladder import ladder
+    from benchmarks.forecast.meta_model import MetaModel
     from benchmarks.forecast.shapes import SHAPES
 
     backbone = planned[0].backbone
     known = backbone in SHAPES
-    model = Model(backbone, "fp16" if known else "fp32", planned[0].rank)
+    model = MetaModel(backbone, "fp16" if known else "fp32", planned[0].rank)
     methods = {}
     for one in planned:
         budget = Budget.parse(one.budget or "")
         found = forecast.plan(one.method, one.config, model, budget)
         methods[one.label] = found | {"budget": dataclasses.asdict(budget), "cells": one.number}
-    ladder = {"ladder": forecast.ladder(model)} if known else {}
+    more = {"ladder": ladder(model)} if known else {}
     return {
         "backbone": backbone,
         "utilisation": forecast.UTILISATION,
         "frozen_bytes": model.frozen_bytes,
         "methods": methods,
-        **ladder,
+        **more,
     }
 
 
 def _lines(report: dict[str, Any]) -> Iterator[str]:
-    from benchmarks.forecast.forecast import GIB, LADDER, STEPS
+    from benchmarks.forecast.dry_run import STEPS
+    from benchmarks.forecast.forecast import GIB, LADDER
 
     yield f"{report['backbone']}, frozen weights {report['frozen_bytes'] / GIB:.2f} GiB"
     for name, method in report["methods"].items():
@@ -162,17 +164,17 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
             f"{method['nfe_per_step']:,.0f} NFE, {method['reward_queries_per_step']:,.0f} reward "
             f"queries, {method['reward_gradients_per_step']:,.0f} reward gradients"
         )
-        for memory, values in method["plans"].items():
+        for keep, values in method["keep"].items():
             parts = {k: f"{v / 1e12:,.4g}" for k, v in values["flops_by_part"].items()}
             yield (
-                f"  {memory:5}  peak {values['peak_bytes'] / GIB:8,.2f} GiB, "
+                f"  {keep:7}  peak {values['peak_bytes'] / GIB:8,.2f} GiB, "
                 f"{values['flops_per_step'] / 1e12:,.4g} TFLOP per step: "
                 + ", ".join(f"{k} {v}" for k, v in parts.items())
             )
             if "hours" in values:
                 hours = ", ".join(f"{gpu} {h:,.3g} h" for gpu, h in values["hours"].items())
                 yield (
-                    f"         {budget['kind']}={budget['amount']:g} buys "
+                    f"           {budget['kind']}={budget['amount']:g} buys "
                     f"{values['steps_in_budget']:,} steps, "
                     f"{values['reward_queries_in_budget']:,.0f} reward queries; {hours}"
                 )
@@ -183,11 +185,11 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
     )
     if rungs := report.get("ladder"):
         yield (
-            "U-Net activations of one guided prediction, 16 bits, one picture, attention "
+            "Denoiser activations of one guided prediction, 16 bits, one picture, attention "
             f"probabilities kept: {rungs['stored_per_sampling_step'] / GIB:.1f} GiB per stored "
             f"sampling step ({rungs['stored_all'] / GIB:,.0f} GiB for 50), "
             f"{rungs['recomputed_per_sampling_step'] / GIB:.1f} GiB recomputed per sampling step, "
-            f"{rungs['recomputed_inside'] / GIB:.1f} GiB inside the U-Net too; "
+            f"{rungs['recomputed_inside'] / GIB:.1f} GiB block by block; "
             f"{rungs['flops_guided_forward'] / 1e12:.2f} TFLOP per guided forward pass."
         )
         stored, step, inside = (
@@ -196,7 +198,7 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
         )
         yield (
             f"With the frozen weights: {stored:,.0f} GB stored, {step:.1f} GB recomputed per "
-            f"sampling step, {inside:.1f} GB inside too; decoder and reward not counted."
+            f"sampling step, {inside:.1f} GB block by block; decoder and reward not counted."
         )
         yield (
             f"The paper, for SD v1.5 (p. 5, as quoted by others): {LADDER}. What these include was "

@@ -15,7 +15,6 @@ import tyro
 
 from benchmarks import api, config, registry, streams
 from benchmarks.api import UserError
-from benchmarks.backbone import ddim, lora_sd
 from benchmarks.cli import meanings
 from benchmarks.commands import check, evaluate, new, plan, report, run, search, status, suite
 from benchmarks.commands import list as listing
@@ -26,8 +25,9 @@ INTERFACE = (
     api.Method,
     api.StepResult,
     api.Context,
-    lora_sd.LoraSD,
-    ddim.Chain,
+    api.Backbone,
+    api.Sampler,
+    api.Trajectory,
     streams.Streams,
     api.Reward,
     api.Task,

@@ -40,7 +40,7 @@ from benchmarks.records import tracking
 COMMAND_LINE = "command line"
 #: Options that are values of a cell.
 CELL_OPTIONS = (
-    *("backbone", "reward", "held_out", "task", "budget", "seeds", "precision", "memory"),
+    *("backbone", "reward", "held_out", "task", "budget", "seeds", "precision", "keep"),
     "compile",
 )
 
@@ -77,11 +77,11 @@ class Options(First):
     """One cell per method and seed."""
     precision: config.Precision | None = None
     """Of the frozen base model; LoRA stays float32. Default: bf16 on CUDA, else fp32."""
-    memory: config.Memory = "auto"
-    """What is kept for the backward pass: all (store), the latents between sampling steps (step),
-    inside the U-Net only its blocks' inputs too (unet). auto: the fastest of these that fits."""
+    keep: config.KeepChoice = "auto"
+    """What is kept for the backward pass: all activations, the latents between sampling steps, or
+    of each pass its blocks' inputs too. auto: the fastest of these that fits."""
     compile: bool = False
-    """Put the U-Net through torch.compile: faster steps after a minute or two, for long runs."""
+    """Put the denoiser through torch.compile: faster steps after a minute or two, for long runs."""
     out: Path = Path("runs")
     """Where results go; finished cells there are not run again."""
     track: tracking.Name | None = None

@@ -12,64 +12,74 @@ every device, and what kernels save shows in seconds.
 
 from __future__ import annotations
 
-import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.api import Reward, RewardFunction
 from benchmarks.compute.budget import BUDGETS
+from benchmarks.compute.flops import FlopCounter
 from benchmarks.distributed import exchange
 
-#: What can be counted, with its price in FLOPs per sample in ``Ledger.prices``.
-#: ``*_first`` is a backward that stops at the module's own parameters: its input needs no gradient.
-#: ``*_recompute`` repeats a whole pass, ``*_inside`` is what a backward repeats block by block.
+Part = Literal["denoiser", "decoder", "reward"]
+Direction = Literal["forward", "recompute", "backward", "block_recompute"]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One kind of pass of one sample through a part of the model.
+
+    ``recompute`` repeats a whole forward pass; ``block_recompute`` is what a backward pass repeats
+    block by block. With ``weights_only`` the backward pass ends at the denoiser's own weights: its
+    input needs no gradient.
+    """
+
+    part: Part
+    direction: Direction
+    weights_only: bool = False
+
+    @property
+    def name(self) -> str:
+        """For files and people."""
+        return f"{self.part}_{self.direction}{'_weights_only' if self.weights_only else ''}"
+
+
+#: All that is counted; each kind has its price in FLOPs per sample in ``Ledger.prices``.
 KINDS = (
-    "unet_forward",
-    "unet_recompute",
-    "unet_backward",
-    "unet_backward_first",
-    "unet_inside",
-    "unet_inside_first",
-    "decode_forward",
-    "decode_backward",
-    "decode_inside",
-    "reward_forward",
-    "reward_backward",
+    Pass("denoiser", "forward"),
+    Pass("denoiser", "recompute"),
+    Pass("denoiser", "backward"),
+    Pass("denoiser", "backward", weights_only=True),
+    Pass("denoiser", "block_recompute"),
+    Pass("denoiser", "block_recompute", weights_only=True),
+    Pass("decoder", "forward"),
+    Pass("decoder", "backward"),
+    Pass("decoder", "block_recompute"),
+    Pass("reward", "forward"),
+    Pass("reward", "backward"),
 )
 
 
-#: Operators that multiply matrices; one of these without a formula would be priced at zero.
-DENSE = re.compile(r"(?<!a)mm|mv$|conv(?!ert)|attention|dot|linear(?!\d)|einsum")
-
-
-class FlopCounter(FlopCounterMode):
-    """Counts FLOPs; a matrix product without a formula is an error instead of free."""
-
-    def __init__(self) -> None:
-        super().__init__(display=False)
-        registry, aten = self.flop_registry, torch.ops.aten
-        registry[aten.addmm_] = registry[aten.addmm]
-
-    def _count_flops(self, func_packet: Any, out: Any, args: Any, kwargs: Any) -> Any:
-        if func_packet not in self.flop_registry and DENSE.search(str(func_packet)):
-            raise RuntimeError(f"operator {func_packet} has no price: the ledger would miss it")
-        return super()._count_flops(func_packet, out, args, kwargs)  # type: ignore[no-untyped-call]
+def passes(counts: Mapping[Pass, float], part: Part, *directions: Direction) -> float:
+    """How many of ``counts`` are passes through this part in these directions."""
+    return sum(counts[kind] for kind in KINDS if kind.part == part and kind.direction in directions)
 
 
 class Ledger:
     """Counts of one cell. Paused while the harness evaluates or measures prices."""
 
     def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self.prices: dict[str, float] = dict.fromkeys(KINDS, 0.0)
+        self.counts: Counter[Pass] = Counter()
+        self.prices: dict[Pass, float] = dict.fromkeys(KINDS, 0.0)
+        self.block_recompute: frozenset[Part] = frozenset()  # whose backward passes repeat blocks
+        self.skipped = 0  # rewards, gradients and updates that are not finite
         self.optimizer_steps = 0
         self.seconds = 0.0
         self._paused = False
@@ -82,19 +92,17 @@ class Ledger:
 
     def totals(self) -> dict[str, float]:
         """The cumulative counters that every record carries."""
-        forward = self.counts["unet_forward"]
+        counts = self.counts
         return {
             "flops": self.flops,
-            "nfe": forward,
-            "unet_backward": self.counts["unet_backward"] + self.counts["unet_backward_first"],
-            "unet_recompute": sum(
-                self.counts[k] for k in ("unet_recompute", "unet_inside", "unet_inside_first")
-            ),
-            "images": self.counts["decode_forward"],
-            "reward_queries": self.counts["reward_forward"],
-            "reward_gradients": self.counts["reward_backward"],
+            "nfe": passes(counts, "denoiser", "forward"),
+            "denoiser_backward": passes(counts, "denoiser", "backward"),
+            "denoiser_recompute": passes(counts, "denoiser", "recompute", "block_recompute"),
+            "images": passes(counts, "decoder", "forward"),
+            "reward_queries": passes(counts, "reward", "forward"),
+            "reward_gradients": passes(counts, "reward", "backward"),
             "optimizer_steps": self.optimizer_steps,
-            "skipped": self.counts["skipped"],  # rewards, gradients and updates that are not finite
+            "skipped": self.skipped,
             "seconds": self.seconds,
         }
 
@@ -104,40 +112,46 @@ class Ledger:
 
     def state_dict(self) -> dict[str, Any]:
         """Counts, for resuming; prices are measured anew."""
-        steps, seconds = self.optimizer_steps, self.seconds
-        return {"counts": dict(self.counts), "optimizer_steps": steps, "seconds": seconds}
+        return {
+            "counts": {kind.name: self.counts[kind] for kind in KINDS},
+            "skipped": self.skipped,
+            "optimizer_steps": self.optimizer_steps,
+            "seconds": self.seconds,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` gave."""
-        self.counts = Counter(state["counts"])
-        self.optimizer_steps, self.seconds = state["optimizer_steps"], state["seconds"]
+        self.counts = Counter({kind: state["counts"][kind.name] for kind in KINDS})
+        self.skipped, self.seconds = state["skipped"], state["seconds"]
+        self.optimizer_steps = state["optimizer_steps"]
 
-    def watch(self, name: str, module: nn.Module) -> None:
-        """Count every forward and backward of ``module`` as ``{name}_forward`` and so on."""
+    def watch(self, part: Part, module: nn.Module) -> None:
+        """Count every forward and backward pass of ``module``, whose first argument has B rows."""
 
         def after_forward(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             value = output[0] if isinstance(output, tuple) else getattr(output, "sample", output)
-            self._passed(name, args[0], value)
+            self._passed(part, args[0], value)
 
         module.register_forward_hook(after_forward)
 
-    def _passed(self, name: str, given: Tensor, value: Tensor) -> None:
+    def _passed(self, part: Part, given: Tensor, value: Tensor) -> None:
         if self._paused:
             return
-        self.counts[f"{name}_{'recompute' if self._recomputing else 'forward'}"] += len(given)
+        samples = len(given)
+        self.counts[Pass(part, "recompute" if self._recomputing else "forward")] += samples
         if value.requires_grad:
-            suffix = "_first" if name == "unet" and not given.requires_grad else ""
+            weights_only = part == "denoiser" and not given.requires_grad
 
             def backward(_: Tensor) -> None:
-                self.counts[f"{name}_backward{suffix}"] += len(given)
-                if self.prices.get(f"{name}_inside{suffix}"):
-                    self.counts[f"{name}_inside{suffix}"] += len(given)
+                self.counts[Pass(part, "backward", weights_only)] += samples
+                if part in self.block_recompute:
+                    self.counts[Pass(part, "block_recompute", weights_only)] += samples
 
             value.register_hook(backward)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Off the clock: nothing inside is counted."""
+        """Go off the clock: nothing is counted until the end."""
         before, self._paused = self._paused, True
         try:
             yield
@@ -146,7 +160,7 @@ class Ledger:
 
     @contextmanager
     def recomputing(self) -> Iterator[None]:
-        """Forward passes inside are repetitions for activation checkpointing."""
+        """Count forward passes as repetitions for activation checkpointing."""
         self._recomputing = True
         try:
             yield
@@ -170,21 +184,30 @@ class Ledger:
             self.seconds += time.perf_counter() - start
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """Inside, every process counts its own work; afterwards all know the work of all."""
-        counts, seconds = self.counts, self.seconds
-        self.counts, self.seconds = Counter(), 0.0
+    def across_processes(self) -> Iterator[None]:
+        """Let every process count its own work; afterwards all know the work of all."""
+        before = self.counts, self.skipped, self.seconds
+        self.counts, self.skipped, self.seconds = Counter(), 0, 0.0
         yield
-        for new, spent in exchange((self.counts, self.seconds)):
-            counts, seconds = counts + new, seconds + spent
-        self.counts, self.seconds = counts, seconds
+        everyone = exchange((self.counts, self.skipped, self.seconds))
+        self.counts, self.skipped, self.seconds = before
+        for counts, skipped, seconds in everyone:
+            self.counts = self.counts + counts
+            self.skipped += skipped
+            self.seconds += seconds
 
     def price(
-        self, name: str, call: Callable[[], Tensor], *, first: bool = False, inside: bool = False
+        self,
+        part: Part,
+        call: Callable[[], Tensor],
+        *,
+        weights_only: bool = False,
+        by_block: bool = False,
     ) -> None:
         """Measure one pass of one sample and its backward, off the clock.
 
-        With ``inside``, what the backward costs more than the price known is recomputation.
+        With ``by_block`` the module repeats its blocks: what the backward costs more than the price
+        known is their recomputation.
         """
         eager = torch.compiler.set_stance("force_eager")  # compiled operators are not counted
         with self.paused(), eager, sdpa_kernel(SDPBackend.MATH), FlopCounter() as counter:
@@ -192,14 +215,15 @@ class Ledger:
             forward = counter.get_total_flops()
             if value.requires_grad:
                 value.sum().backward()
-        backward, suffix = counter.get_total_flops() - forward, "_first" if first else ""
-        extra = backward - self.prices[f"{name}_backward{suffix}"] if inside else 0.0
-        prices = {"forward": forward, f"backward{suffix}": backward - extra}
-        self.prices |= {f"{name}_{kind}": price for kind, price in prices.items()}
-        if f"{name}_inside{suffix}" in self.prices:
-            self.prices[f"{name}_inside{suffix}"] = extra
-        if f"{name}_recompute" in self.prices:
-            self.prices[f"{name}_recompute"] = forward
+        there_and_back = counter.get_total_flops()
+        back = Pass(part, "backward", weights_only)
+        found = {Pass(part, "forward"): forward, Pass(part, "recompute"): forward}
+        if by_block:
+            extra = there_and_back - forward - self.prices[back]
+            found[Pass(part, "block_recompute", weights_only)] = extra
+        else:
+            found[back] = there_and_back - forward
+        self.prices |= {kind: price for kind, price in found.items() if kind in self.prices}
 
     def counted(self, reward: Reward) -> RewardFunction:
         """The reward as methods see it."""

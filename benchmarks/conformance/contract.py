@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
@@ -22,11 +23,20 @@ from accelerate import debug_launcher
 from torch import Tensor
 
 from benchmarks import distributed, registry
-from benchmarks.api import Context, EvaluationSettings, Method, Reward, Task, UserError
-from benchmarks.backbone.lora_sd import LoraSD
+from benchmarks.api import (
+    Context,
+    EvaluationSettings,
+    Method,
+    Reward,
+    Sampling,
+    Task,
+    UserError,
+)
+from benchmarks.backbone import load
+from benchmarks.backbone.base import BaseBackbone
 from benchmarks.cli import meanings
 from benchmarks.compute.budget import Budget
-from benchmarks.compute.ledger import KINDS, Ledger
+from benchmarks.compute.ledger import KINDS, Ledger, Pass, passes
 from benchmarks.config import load_preset, load_task, method_defaults, override
 from benchmarks.harness.evaluate import pictures
 from benchmarks.harness.loop import Harness
@@ -34,17 +44,8 @@ from benchmarks.harness.spec import Spec
 from benchmarks.records import checkpoint
 from benchmarks.streams import Streams
 
-#: Configuration fields that make a step small, where a method has them.
-SMALL: dict[str, Any] = {
-    "batch_size": 4,
-    "micro_batch": 2,
-    "samples_per_round": 4,
-    "samples_per_prompt": 2,
-    "updates_per_round": 2,
-    "sampling_steps": 4,
-    "earliest": 2,
-    "latest": 3,
-}
+#: What the checks draw at most: samples, in so many sampling steps.
+SAMPLES, SAMPLING_STEPS = 4, 4
 
 BACKBONE, PROMPTS = "emoji", "animals-on-blue"
 #: One picture of one prompt each, for checks that go through the harness.
@@ -90,38 +91,51 @@ class Bench:
     """A method under test and what it works on."""
 
     method: Method
-    backbone: LoraSD
+    backbone: BaseBackbone
 
     @property
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> Counter[Pass]:
         """What the ledger has counted."""
-        return dict(self.backbone.ledger.counts)
+        return Counter(self.backbone.ledger.counts)
 
     def run(self, steps: range) -> dict[str, Tensor]:
-        """Do the steps; the LoRA weights afterwards."""
+        """Do the steps; the trained weights afterwards."""
         for step in steps:
             self.method.step(step)
-        return self.backbone.lora_state()
+        return self.backbone.weights()
 
 
 @functools.cache
-def model() -> tuple[LoraSD, dict[str, Tensor]]:
-    """The embedded model and its first LoRA weights."""
-    backbone = LoraSD.load(BACKBONE, Ledger())
-    return backbone, backbone.lora_state()
+def model() -> tuple[BaseBackbone, dict[str, Tensor]]:
+    """The embedded model and its first weights."""
+    backbone = load(BACKBONE, Ledger())
+    return backbone, backbone.weights()
 
 
-def small_config(name: str, **changes: Any) -> Any:
-    """A configuration that makes steps small, with ``changes`` over it."""
-    return preset_with(name, SMALL | changes)
-
-
-def preset_with(name: str, changes: dict[str, Any]) -> Any:
-    """The preset's configuration with those ``changes`` whose fields the method has."""
+def preset_config(name: str) -> Sampling:
+    """The preset's configuration. Raises Broken if it is no ``Sampling``."""
     config = method_defaults(name, load_preset(BACKBONE))
-    fields = {f.name for f in dataclasses.fields(config)}
-    known = {k: v for k, v in changes.items() if k in fields}
-    return override(config, known, f"the contract's configuration of {name}")
+    if not isinstance(config, Sampling):
+        raise Broken(
+            "let Config inherit Batch if each optimizer step draws one batch, else Sampling (both "
+            "from methods): the checks and the planner need its micro_batch, sampling_steps and "
+            "guidance"
+        )
+    return config
+
+
+def small_config(name: str, **changes: Any) -> Sampling:
+    """A configuration that makes steps small, with ``changes`` over it."""
+    config = preset_config(name)
+    try:
+        small = config.small(SAMPLES, SAMPLING_STEPS)
+    except NotImplementedError:
+        raise Broken(
+            "the checks cannot make Config small: give it the property update_size, how many "
+            "samples an optimizer step learns from, and resized(update_size), the same Config with "
+            "so many (see benchmarks.api.Sampling); or let it inherit Batch"
+        ) from None
+    return dataclasses.replace(small, **changes)
 
 
 def bench(name: str, **changes: Any) -> Bench:
@@ -135,7 +149,7 @@ def bench(name: str, **changes: Any) -> Bench:
 def bench_of(name: str, config: Any, reward: Reward, prompts: Sequence[str]) -> Bench:
     """A fresh method with this configuration, which trains on ``prompts`` in turn."""
     backbone, start = model()
-    backbone.load_lora_state(start)
+    backbone.load_weights(start)
     backbone.ledger.load_state_dict(Ledger().state_dict())
     context = Context(
         backbone=backbone,
@@ -185,20 +199,19 @@ def two_steps_are_finite(name: str) -> None:
                 )
 
 
-def only_lora_moves(name: str) -> None:
-    """The base weights stay bit-identical and the LoRA matrices change."""
+def only_what_is_trained_moves(name: str) -> None:
+    """The frozen weights stay bit-identical and the trained ones change."""
     this = bench(name)
-    lora = {id(p) for p in this.backbone.parameters()}
-    modules = (this.backbone.unet, this.backbone.vae, this.backbone.text_encoder)
-    base = [p for m in modules for p in m.parameters() if id(p) not in lora]
-    before, start = [p.clone() for p in base], this.backbone.lora_state()
+    trained = {id(p) for p in this.backbone.parameters()}
+    base = [p for m in this.backbone.modules() for p in m.parameters() if id(p) not in trained]
+    before, start = [p.clone() for p in base], this.backbone.weights()
     end = this.run(range(4))
     if not all(torch.equal(p, q) for p, q in zip(base, before, strict=True)):
         for parameter, value in zip(base, before, strict=True):
             parameter.data = value  # the model serves other benches
-        raise Broken("a base weight changed: optimise context.backbone.parameters() only")
+        raise Broken("a frozen weight changed: optimise context.backbone.parameters() only")
     if all(torch.equal(end[k], start[k]) for k in start):
-        raise Broken("no LoRA matrix changed in four steps: is the optimizer stepped?")
+        raise Broken("no trained weight changed in four steps: is the optimizer stepped?")
 
 
 def same_seed_same_result(name: str) -> None:
@@ -221,7 +234,7 @@ def resuming_changes_nothing(name: str) -> None:
             raise Broken(f"state_dict() cannot be saved: {error}") from error
         state = checkpoint.load(Path(folder) / "state.safetensors")
     second = bench(name)
-    second.backbone.load_lora_state(weights)
+    second.backbone.load_weights(weights)
     second.method.load_state_dict(state)
     second.backbone.ledger.load_state_dict(ledger)
     if _differ(expected, second.run(range(2, 4))):
@@ -231,19 +244,25 @@ def resuming_changes_nothing(name: str) -> None:
 
 
 def ledger_equals_spy(name: str) -> None:
-    """The ledger's denoiser passes equal what the first layer of the U-Net has really seen."""
-    this, seen = bench(name), [0]
+    """The ledger's denoiser passes equal what the denoiser's ``forward`` has really seen."""
+    this, seen = bench(name), 0
+    denoiser: Any = this.backbone.denoiser
+    forward = denoiser.forward
 
-    def spy(module: torch.nn.Module, args: tuple[Tensor]) -> None:
-        seen[0] += len(args[0])
+    def spy(latents: Tensor, *more: Any, **options: Any) -> Any:
+        nonlocal seen
+        seen += len(latents)
+        return forward(latents, *more, **options)
 
-    hook = this.backbone.unet.conv_in.register_forward_pre_hook(spy)
-    this.run(range(2))
-    hook.remove()
-    counted = sum(this.counts.get(k, 0) for k in ("unet_forward", "unet_recompute"))
-    if counted != seen[0]:
+    denoiser.forward = spy
+    try:
+        this.run(range(2))
+    finally:
+        denoiser.forward = forward
+    counted = passes(this.counts, "denoiser", "forward", "recompute")
+    if counted != seen:
         raise Broken(
-            f"the U-Net ran on {seen[0]} samples and the ledger counted {counted}: call the "
+            f"the denoiser ran on {seen} samples and the ledger counted {counted}: call the "
             "module, not its forward(), best through context.backbone"
         )
 
@@ -255,7 +274,7 @@ def needs_are_honest(name: str) -> None:
     needs = registry.methods.get(name).needs
     if not needs & {"reward", "reward_grad"} or needs - {"reward", "reward_grad"}:
         raise Broken("needs must be frozenset({'reward'}) or frozenset({'reward_grad'})")
-    used = this.counts.get("reward_backward", 0) > 0
+    used = passes(this.counts, "reward", "backward") > 0
     if used and "reward_grad" not in needs:
         raise Broken("the gradient of the reward is used: add 'reward_grad' to needs")
     if not used and "reward_grad" in needs:
@@ -298,7 +317,7 @@ def a_budget_is_kept(name: str) -> None:
         reward="toy",
         backbone=BACKBONE,
         precision="fp32",
-        memory="store",
+        keep="all",
         seed=0,
         budget=Budget("flops", budget),
         evaluation=EvaluationSettings(sampling_steps=2, guidance=1.0, features="alignment"),
@@ -331,7 +350,7 @@ def two_processes_equal_one(name: str) -> None:
             if not _close(found[what], alone[what]):
                 raise Broken(
                     f"one process gives {what} {alone[what]}, two give {found[what]}: loop over "
-                    "benchmarks.distributed.parts(samples, micro_batch), divide by the whole "
+                    "methods.micro_batches(samples, micro_batch), divide by the whole "
                     "batch, add up what is reported with total(), and update with Optimizer"
                 )
 
@@ -344,7 +363,7 @@ def _measure(name: str, folder: str) -> None:
     ledger = this.backbone.ledger
     found: dict[str, list[float]] = {"reward": [], "grad_norm": []}
     for step in range(2):
-        with ledger.together():
+        with ledger.across_processes():
             result = this.method.step(step)
         found["reward"].append(result.reward)
         found["grad_norm"].append(result.grad_norm)
@@ -365,7 +384,7 @@ CHECKS: dict[str, Callable[[str], None]] = {
     for check in (
         configuration,
         two_steps_are_finite,
-        only_lora_moves,
+        only_what_is_trained_moves,
         same_seed_same_result,
         resuming_changes_nothing,
         ledger_equals_spy,

@@ -1,4 +1,4 @@
-"""Does a method learn? Training on a toy reward raises it on unseen prompts; without meaning, not.
+"""Does a method learn? A toy reward rises on unseen prompts, and a shuffled reward does not.
 
 The check trains on the embedded model, on three animals with their backgrounds left open, which
 gives pictures of one prompt very different rewards. It takes minutes.
@@ -7,14 +7,15 @@ gives pictures of one prompt very different rewards. It takes minutes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
+from benchmarks.api import AdamW, Sampling
 from benchmarks.config import load_task
-from benchmarks.conformance.contract import Broken, Darkness, bench_of, preset_with
+from benchmarks.conformance.contract import Broken, Darkness, bench_of, preset_config
 from benchmarks.harness.evaluate import pictures
 
 PROMPTS = "animals"
@@ -24,10 +25,9 @@ PROMPTS = "animals"
 class Trial:
     """How a method is trained to see whether it learns: by default short and with long strides."""
 
-    changes: Mapping[str, Any] = field(
-        default_factory=lambda: {"sampling_steps": 5, "earliest": 3, "latest": 4}
-    )
-    """Of the preset's configuration, where the method has such fields."""
+    sampling_steps: int = 5
+    change: Callable[[Any], Sampling] = lambda config: config
+    """What else is changed of the preset's configuration."""
     stride: float = 5
     """Times the preset's learning rate."""
     flops: float = 3e12
@@ -58,21 +58,32 @@ def _gain(name: str, reward: Darkness, trial: Trial) -> Tensor:
     They are sampled with the guidance that the method samples with: what a policy learns without
     guidance, guidance distorts.
     """
-    config, task = preset_with(name, dict(trial.changes)), load_task(PROMPTS)
-    optimizer: Any = getattr(config, "optimizer", None)
-    if hasattr(optimizer, "lr"):
-        longer = dataclasses.replace(optimizer, lr=trial.stride * optimizer.lr)
-        config = dataclasses.replace(config, optimizer=longer)
-    this = bench_of(name, config, reward, task.train[:3])
-    steps, guidance = trial.changes["sampling_steps"], getattr(config, "guidance", 1.0)
+    task = load_task(PROMPTS)
+    config = trial.change(preset_config(name).resampled(trial.sampling_steps))
+    this = bench_of(name, strided(config, trial.stride), reward, task.train[:3])
     prompts = [p for p in task.unseen for _ in range(16)]
 
     def score() -> Tensor:
         with this.backbone.ledger.paused():
-            return Darkness()(pictures(this.backbone, prompts, steps, guidance), prompts)
+            return Darkness()(
+                pictures(this.backbone, prompts, config.sampling_steps, config.guidance), prompts
+            )
 
     before, step = score(), 0
     while this.backbone.ledger.flops < trial.flops:
         this.method.step(step)
         step += 1
     return score() - before
+
+
+def strided(config: Sampling, stride: float) -> Sampling:
+    """The configuration with the learning rates of its optimizers times ``stride``."""
+    optimizers = {
+        f.name: value
+        for f in dataclasses.fields(config)
+        if isinstance(value := getattr(config, f.name), AdamW)
+    }
+    longer: dict[str, Any] = {
+        name: dataclasses.replace(adamw, lr=stride * adamw.lr) for name, adamw in optimizers.items()
+    }
+    return dataclasses.replace(config, **longer)

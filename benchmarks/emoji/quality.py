@@ -18,7 +18,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.backbone.lora_sd import LoraSD
+from benchmarks.backbone import load
+from benchmarks.backbone.base import BaseBackbone
 from benchmarks.compute.ledger import Ledger
 from benchmarks.emoji import data, vision
 from benchmarks.emoji.build import WEIGHTS
@@ -36,13 +37,13 @@ GRID_PROMPTS = (
 
 
 @torch.no_grad()
-def vae_psnr(backbone: LoraSD, scenes: np.ndarray) -> float:
+def vae_psnr(backbone: BaseBackbone, scenes: np.ndarray) -> float:
     """Mean peak signal-to-noise ratio, dB, over uint8 pictures (B, H, W, 3)."""
     images = torch.from_numpy(scenes).permute(0, 3, 1, 2).float() / 255
     errors = []
     for part in images.split(50):
-        latents = backbone.vae.encode(2 * part - 1).latent_dist.mean
-        decoded = backbone.decode(latents * backbone.vae.config.scaling_factor)
+        latents = backbone.autoencoder.encode(2 * part - 1).latent_dist.mean
+        decoded = backbone.decode(latents * backbone.autoencoder.config.scaling_factor)
         errors.append((decoded - part).square().mean((1, 2, 3)))
     return float((-10 * torch.log10(torch.cat(errors))).mean())
 
@@ -63,7 +64,7 @@ def held_out_scenes(count: int, cache: Path) -> list[data.Scene]:
 
 def measure(cache: Path, repeats: int = 4) -> dict[str, Any]:
     """All the figures of the model card."""
-    backbone = LoraSD.load("emoji", Ledger())
+    backbone = load("emoji", Ledger())
     result: dict[str, Any] = {}
     real = held_out_scenes(500, cache)
     images = np.stack([scene.image for scene in real])
@@ -106,7 +107,7 @@ def measure(cache: Path, repeats: int = 4) -> dict[str, Any]:
 
 def grid(path: Path) -> None:
     """Draw GRID_PROMPTS, two pictures each, uncurated, twice enlarged."""
-    backbone = LoraSD.load("emoji", Ledger())
+    backbone = load("emoji", Ledger())
     drawn = pictures(backbone, [p for p in GRID_PROMPTS for _ in range(2)], STEPS, GUIDANCE)
     columns, side = 12, 2 * data.SIZE
     sheet = Image.new("RGB", (columns * side, -(-len(drawn) // columns) * side))

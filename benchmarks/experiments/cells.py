@@ -14,9 +14,9 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.api import Task, UserError
-from benchmarks.backbone.lora_sd import default_precision
+from benchmarks.backbone import default_precision
 from benchmarks.compute.budget import Budget
-from benchmarks.config import Layer, Memory, Precision, load_preset, load_task, method_config
+from benchmarks.config import KeepChoice, Layer, Precision, load_preset, load_task, method_config
 from benchmarks.distributed import leave, processes
 from benchmarks.harness.guard import NotFinite
 from benchmarks.harness.loop import Harness
@@ -44,7 +44,7 @@ def resolve(
     budget: str | None = None,
     seeds: Sequence[int] = (0,),
     precision: Precision | None = None,
-    memory: Memory = "auto",
+    keep: KeepChoice = "auto",
     compile: bool = False,
     rank: int = 4,
     given: Mapping[str, str] | None = None,
@@ -70,7 +70,7 @@ def resolve(
     if held_out is not None:
         prompts = dataclasses.replace(prompts, held_out=tuple(held_out))
     whose = f"preset {preset.name}"
-    sources = dict.fromkeys(("backbone", "reward", "seed", "memory", "compile", "rank"), "default")
+    sources = dict.fromkeys(("backbone", "reward", "seed", "keep", "compile", "rank"), "default")
     sources |= dict.fromkeys(("task", "budget", "evaluation"), whose)
     sources |= {"held_out": f"task {prompts.name}", "precision": "device"}
     sources |= {"seed" if key == "seeds" else key: where for key, where in (given or {}).items()}
@@ -90,7 +90,7 @@ def resolve(
                     evaluation=preset.evaluation,
                     rank=rank,
                     precision=precision or default_precision(),
-                    memory=memory,
+                    keep=keep,
                     compile=compile,
                     sources=sources | {f"config.{key}": where for key, where in own.items()},
                 )

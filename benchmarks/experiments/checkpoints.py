@@ -1,8 +1,8 @@
 """Evaluate LoRA checkpoints, their mixes, or the base model.
 
-A checkpoint is a cell, a folder, or a .safetensors file of a U-Net LoRA as diffusers loads it. All
-pictures start from the noise of the runs' own evaluations. Each evaluation leaves a directory with
-its records and pictures, which the report draws.
+A checkpoint is a cell, a folder, or a .safetensors file of a denoiser's LoRA as diffusers loads it.
+All pictures start from the noise of the runs' own evaluations. Each evaluation leaves a directory
+with its records and pictures, which the report draws.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from benchmarks import registry
 from benchmarks.api import EvaluationSettings, Task, UserError
-from benchmarks.backbone.lora_sd import LoraSD, default_precision
+from benchmarks.backbone import default_precision, load, lora_file
 from benchmarks.compute.ledger import Ledger
 from benchmarks.config import build, check_task, load_preset, load_task
 from benchmarks.distributed import start
@@ -137,7 +137,7 @@ def describe(options: Request, chosen: list[Candidate]) -> dict[str, Any]:
 
 def _cell(path: Path) -> dict[str, Any]:
     """The cell a checkpoint belongs to, if it does."""
-    file = soup.weights_file(path).parent / "cell.json"
+    file = lora_file.weights_file(path).parent / "cell.json"
     try:
         record = json.loads(file.read_text("utf-8")) if file.is_file() else {}
     except ValueError as error:
@@ -151,7 +151,7 @@ def _cell(path: Path) -> dict[str, Any]:
 
 
 def _digest(path: Path) -> str:
-    return hashlib.sha256(soup.weights_file(path).read_bytes()).hexdigest()
+    return hashlib.sha256(lora_file.weights_file(path).read_bytes()).hexdigest()
 
 
 def _own_prompts(options: Request) -> list[str]:
@@ -171,13 +171,13 @@ def records(
     description: dict[str, Any], paths: tuple[Path, ...], chosen: list[Candidate], folder: Path
 ) -> Iterator[dict[str, Any]]:
     """Evaluate the base model and each candidate; a record per split, pictures in ``folder``."""
-    states = [soup.read(path) for path in paths]
+    states = [lora_file.read(path) for path in paths]
     size = sum(map(soup.rank, states)) or 1
     device = start()
-    model = LoraSD.load(
+    model = load(
         description["backbone"], Ledger(), precision=default_precision(), rank=size, device=device
     )
-    first = model.lora_state()
+    first = model.weights()
     for path, state in zip(paths, states, strict=True):
         wrong = [k for k in state if k not in first or _side(k, state[k]) != _side(k, first[k])]
         if wrong:
@@ -195,7 +195,7 @@ def records(
         calibrate(scorers, shown, draw)
     base: dict[str, Tensor] = {}
     for number, candidate in enumerate([Candidate("base model", ()), *chosen]):
-        model.load_lora_state(
+        model.load_weights(
             soup.mix(states, candidate.coefficients, size) if candidate.coefficients else first
         )
         results = evaluate(
@@ -210,7 +210,7 @@ def records(
 
 def _side(key: str, matrix: Tensor) -> int:
     """The side of a LoRA matrix that is not its rank."""
-    return matrix.shape[1] if key.endswith(soup.A) else matrix.shape[0]
+    return matrix.shape[1] if key.endswith(lora_file.A) else matrix.shape[0]
 
 
 def run(options: Request, folder: Path | None = None) -> Path:

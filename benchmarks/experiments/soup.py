@@ -7,57 +7,11 @@ model is the zero product, so (1 - c) base + c checkpoint is the checkpoint's pr
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionPipeline
-from diffusers.utils import convert_unet_state_dict_to_peft
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
-from benchmarks.api import UserError
-
-WEIGHTS = "pytorch_lora_weights.safetensors"
-A, B = ".lora_A.weight", ".lora_B.weight"
-
-#: peft's names: ``<layer>.lora_A.weight`` (r, in) and ``<layer>.lora_B.weight`` (out, r), with
-#: which the model adds B A to the layer's weight.
-State = dict[str, Tensor]
-
-
-def weights_file(path: Path) -> Path:
-    """The file of a checkpoint given as file, cell or folder. Raises UserError if there is none."""
-    file = path / WEIGHTS if path.is_dir() else path
-    if not file.is_file():
-        raise UserError(f"{path}: no LoRA checkpoint here ({WEIGHTS}, or another .safetensors)")
-    return file
-
-
-def read(path: Path) -> State:
-    """A checkpoint of the U-Net in any format diffusers loads, its scale (alpha / r) put into B.
-
-    Raises UserError for a file that is none, or that also changes the text encoder.
-    """
-    file = weights_file(path)
-    try:
-        with safe_open(file, framework="pt") as content:
-            raw = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118
-            meta = json.loads((content.metadata() or {}).get("lora_adapter_metadata", "{}"))
-        layers, alphas = StableDiffusionPipeline.lora_state_dict(raw)
-    except (OSError, SafetensorError, ValueError) as error:
-        raise UserError(f"{file}: not a LoRA checkpoint in safetensors ({error})") from error
-    if not layers or not all(key.startswith("unet.") for key in layers):
-        raise UserError(f"{file}: not a LoRA of the U-Net alone")
-    plain = {key.removeprefix("unet."): value.float() for key, value in layers.items()}
-    state: State = convert_unet_state_dict_to_peft(plain)
-    for key in [key for key in state if key.endswith(B)]:
-        rank, name = state[key].shape[1], key.removesuffix(B)
-        alpha = (alphas or {}).get(f"unet.{name}.alpha", meta.get("unet.lora_alpha", rank))
-        state[key] *= alpha / (math.sqrt(rank) if meta.get("unet.use_rslora") else rank)
-    return state
+from benchmarks.backbone.lora_file import A, B, State
 
 
 def rank(state: State) -> int:

@@ -42,7 +42,9 @@ from benchmarks.experiments import checkpoints
 from benchmarks.experiments.cells import announce, resolve
 from benchmarks.experiments.launch import Around, run_here_or_launched
 from benchmarks.forecast import forecast
-from benchmarks.forecast.meta_model import Model
+from benchmarks.forecast.ladder import rungs
+from benchmarks.forecast.meta_model import MetaModel
+from benchmarks.forecast.peak_memory import FILL
 from benchmarks.forecast.shapes import SHAPES
 from benchmarks.harness.spec import Spec
 from benchmarks.records.cell import Cell, write_json
@@ -396,21 +398,21 @@ def cost(items: Sequence[Loaded], backbone: str) -> Iterator[str]:
     if backbone not in SHAPES:
         yield from sorted({f"each of {budget}" for _, budget in wanted})
         return
-    models = dict[int, Model]()
+    models = dict[int, MetaModel]()
     hours = 0.0
     for (method, config, size, budget), number in without_reward(wanted).items():
         if size not in models:
-            models[size] = Model(backbone, "fp16", size)
-        plans = forecast.plan(method, config, models[size], Budget.parse(budget))["plans"]
-        fits = (m for m in plans if plans[m]["peak_bytes"] <= forecast.FILL * GPU_BYTES)
-        memory = next(fits, list(plans)[-1])
-        values = plans[memory]
+            models[size] = MetaModel(backbone, "fp16", size)
+        choices = forecast.plan(method, config, models[size], Budget.parse(budget))["keep"]
+        fits = (k for k in choices if choices[k]["peak_bytes"] <= FILL * GPU_BYTES)
+        keep = next(fits, list(choices)[-1])
+        values = choices[keep]
         each = values["hours"][GPU]
         hours += each * number
         yield (
             f"  {number:3} x {method}{'' if size else ', all weights'}, {budget}: "
             f"{values['steps_in_budget']:,} steps, {each:,.3g} h, "
-            f"{values['peak_bytes'] / forecast.GIB:,.3g} GiB ({memory})"
+            f"{values['peak_bytes'] / forecast.GIB:,.3g} GiB ({keep})"
         )
     yield (
         f"{hours:,.4g} hours on one {GPU} at {forecast.UTILISATION:.0%} of its speed; evaluations "
@@ -466,7 +468,7 @@ def run(chosen: Chosen, out: Path, launching: Launching) -> dict[str, str]:
             checkpoints.run(evaluation.options, evaluation.folder)
     ladders = [one.item.ladder for one in wanted if one.item.ladder]
     if ladders and not (root / "memory.json").is_file() and rank() == 0:
-        write_json(root / "memory.json", {n: forecast.rungs(n) for n in dict.fromkeys(ladders)})
+        write_json(root / "memory.json", {n: rungs(n) for n in dict.fromkeys(ladders)})
     return failed
 
 

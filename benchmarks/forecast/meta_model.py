@@ -1,4 +1,4 @@
-"""A Stable Diffusion on the meta device: the FLOPs and bytes of its passes, without weights."""
+"""A model on the meta device: the FLOPs and bytes of its passes, without weights."""
 
 from __future__ import annotations
 
@@ -7,198 +7,199 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
-from types import SimpleNamespace
 from typing import Any, Literal, get_args
-from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from benchmarks.backbone.checkpointing import Plan, recompute_blocks
-from benchmarks.backbone.lora_sd import DTYPES, LoraSD
-from benchmarks.compute.ledger import Ledger
+from benchmarks.backbone import DTYPES
+from benchmarks.backbone.checkpointing import recompute_blocks
+from benchmarks.compute.ledger import Part, Pass
 from benchmarks.config import Precision
 from benchmarks.forecast.live_bytes import Live
-from benchmarks.forecast.shapes import Shape, shape
+from benchmarks.forecast.shapes import on_meta
 
 
 @dataclass(frozen=True)
-class Bytes:
-    """Of one call: ``kept`` for the backward pass; how far forward and backward rise above it."""
+class PeakBytes:
+    """Bytes of one call.
+
+    ``kept`` lives until the backward pass; ``forward`` and ``backward`` are the extra bytes at each
+    pass's peak.
+    """
 
     kept: float
     forward: float
     backward: float
 
-    def at(self, samples: int, double: Bytes) -> Bytes:
+    def at(self, samples: int, double: PeakBytes) -> PeakBytes:
         """Extended linearly, from one sample (self) and two (``double``)."""
         ones, twos = dataclasses.astuple(self), dataclasses.astuple(double)
-        return Bytes(*(a + (samples - 1) * (b - a) for a, b in zip(ones, twos, strict=True)))
+        return PeakBytes(*(a + (samples - 1) * (b - a) for a, b in zip(ones, twos, strict=True)))
 
 
-Needs = Literal["nothing", "weights", "input"]  # where a backward pass will go, the last to both
-Cost = Callable[[int, Needs], Bytes]  # of a number of samples
+#: Which gradients are wanted: none, the weights', or the weights' and the input's.
+WantedGradients = Literal["none", "weights", "input"]
+#: The bytes of a call with so many samples.
+Cost = Callable[[int, WantedGradients], PeakBytes]
 
 
-class Weightless(LoraSD):
-    """A backbone whose modules have shapes only."""
+@dataclass(frozen=True)
+class Costs:
+    """The bytes of calls of both parts of a model, and the shapes of what they give."""
 
-    def __init__(
-        self,
-        unet: Any,
-        vae: Any,
-        shape: Shape,
-        device: str,
-        memory: Plan,
-        rank: int = 4,
-    ) -> None:
-        self._tokens = shape.tokens
-        scheduler = DDIMScheduler.from_config(dict(shape.scheduler))
-        parts = {"unet": unet, "vae": vae, "text_encoder": nn.Identity(), "tokenizer": None}
-        pipeline: Any = SimpleNamespace(scheduler=scheduler, **parts)
-        super().__init__(pipeline, Ledger(), rank=rank, device=device, memory=memory)
-
-    def encode(self, prompts: Sequence[str]) -> Tensor:
-        return torch.zeros(len(prompts), *self._tokens, device=self.device)
-
-    def _price(self) -> None:
-        """Only when asked, by ``Model.prices``: it takes longer than all the rest."""
-
-    def _unet(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
-        config, more = self.unet.config, {}
-        if getattr(config, "addition_embed_type", None) == "text_time":  # SDXL: size and crop
-            width = config.projection_class_embeddings_input_dim
-            pooled = text.new_zeros(len(latents), width - 6 * config.addition_time_embed_dim)
-            sizes = {"text_embeds": pooled, "time_ids": text.new_zeros(len(latents), 6)}
-            more = {"added_cond_kwargs": sizes}
-        output: Tensor = self.unet(latents, timesteps, encoder_hidden_states=text, **more).sample
-        return output
+    denoiser: Cost
+    decoder: Cost
+    conditions: list[tuple[int, ...]]  # of one prompt
+    image: tuple[int, ...]  # (3, H, W)
 
 
-class Model:
+class MetaModel:
     """A model on the meta device: its prices and bytes, in one precision throughout."""
 
     def __init__(self, name: str, precision: Precision, rank: int = 4) -> None:
-        self.shape, self.dtype = shape(name), DTYPES[precision]
-        with torch.device("meta"):
-            unet = UNet2DConditionModel.from_config(dict(self.shape.unet))
-            vae = AutoencoderKL.from_config(dict(self.shape.vae))
-        # Under this plan everything has a price.
-        self.backbone = Weightless(unet, vae, self.shape, "meta", "unet", rank)
-        self._measured: dict[Any, tuple[Bytes, Bytes]] = {}
+        self.dtype, self.backbone = DTYPES[precision], on_meta(name, rank)
+        self._measured: dict[Any, tuple[PeakBytes, PeakBytes]] = {}
 
     @cached_property
-    def prices(self) -> dict[str, float]:
+    def prices(self) -> dict[Pass, float]:
         """FLOPs of each kind of pass, the reward's aside."""
-        for module in (self.backbone.unet, self.backbone.vae):
-            nn.Module.to(module, torch.float32)
-        LoraSD._price(self.backbone)
+        self._cast(torch.float32)
+        self.backbone.price()
         return self.backbone.ledger.prices
 
     @property
     def trainable(self) -> int:
-        """How many parameters the LoRA matrices have."""
+        """How many numbers are trained."""
         return sum(p.numel() for p in self.backbone.parameters())
 
     @property
     def frozen_bytes(self) -> float:
-        """Of the weights of U-Net, decoder and encoder, and text encoders."""
-        modules = (self.backbone.unet, self.backbone.vae)
-        count = sum(p.numel() for module in modules for p in module.parameters())
-        count += sum(_text_parameters(dict(text)) for text in self.shape.text) - self.trainable
-        return count * self.dtype.itemsize
+        """Of the weights that are not trained."""
+        count = sum(p.numel() for module in self.backbone.modules() for p in module.parameters())
+        return (count - self.trainable) * self.dtype.itemsize
 
     @property
     def packed_bytes(self) -> float:
         """Of the copies of frozen weights that kernels on a CPU keep: one in the order of each
         direction, and of linear layers, in bfloat16 only, one that is transposed.
         """
-        parts = [*self.backbone.unet.modules(), *self.backbone.vae.decoder.modules()]
-        copies = 2 * sum(_frozen(part) for part in parts if isinstance(part, nn.Conv2d))
+        autoencoder = self.backbone.autoencoder
+        decoder = getattr(autoencoder, "decoder", autoencoder)
+        layers = [*self.backbone.denoiser.modules(), *decoder.modules()]
+        copies = 2 * sum(_frozen(layer) for layer in layers if isinstance(layer, nn.Conv2d))
         if self.dtype == torch.bfloat16:
-            copies += 3 * sum(_frozen(part) for part in parts if isinstance(part, nn.Linear))
+            copies += 3 * sum(_frozen(layer) for layer in layers if isinstance(layer, nn.Linear))
         return copies * self.dtype.itemsize
 
-    def unet(
-        self, inside: bool, fused: bool = True, among: Sequence[Needs] = get_args(Needs)
+    @property
+    def condition_shapes(self) -> list[tuple[int, ...]]:
+        """Of one prompt's conditioning."""
+        return [tuple(tensor.shape[1:]) for tensor in self.backbone.encode([""])]
+
+    def costs(self, by_block: bool) -> Costs:
+        """The bytes of calls, with or without the recomputation of blocks."""
+        denoiser, decoder = self.denoiser(by_block), self.decoder(by_block)
+        with torch.no_grad():
+            images = self.backbone.pixels(self._latents(1, "none"))
+        return Costs(denoiser, decoder, self.condition_shapes, tuple(images.shape[1:]))
+
+    def denoiser(
+        self,
+        by_block: bool,
+        fused: bool = True,
+        among: Sequence[WantedGradients] = get_args(WantedGradients),
     ) -> Cost:
-        """The bytes of calls of the U-Net."""
-        dtype, (length, width) = self.dtype, self.shape.tokens
+        """The bytes of calls of the denoiser; ``fused`` attention keeps no probabilities.
 
-        def call(samples: int, needs: Needs) -> Tensor:
-            latents = torch.empty(samples, *self.backbone.latent_shape, device="meta", dtype=dtype)
-            latents.requires_grad_(needs == "input")
-            text = torch.empty(samples, length, width, device="meta", dtype=dtype)
-            time = torch.zeros(samples, dtype=torch.long, device="meta")
-            return self.backbone._unet(latents, time, text)
+        ``among`` the gradients wanted; others are not measured.
+        """
 
-        return self._cost("unet", call, inside, fused, among)
+        def call(samples: int, wanted: WantedGradients) -> Tensor:
+            condition = tuple(
+                torch.empty(samples, *shape, device="meta", dtype=self.dtype)
+                for shape in self.condition_shapes
+            )
+            timesteps = torch.zeros(samples, dtype=torch.long, device="meta")
+            return self.backbone.denoise(self._latents(samples, wanted), timesteps, condition)
 
-    def decode(self, inside: bool) -> Cost:
+        return self._cost("denoiser", call, by_block, fused, among)
+
+    def decoder(self, by_block: bool) -> Cost:
         """The bytes of calls of the decoder."""
 
-        def call(samples: int, needs: Needs) -> Tensor:
-            shape = (samples, *self.backbone.latent_shape)
-            latents = torch.empty(shape, device="meta", dtype=self.dtype)
-            latents.requires_grad_(needs == "input")
-            return self.backbone.vae.decode(latents).sample
+        def call(samples: int, wanted: WantedGradients) -> Tensor:
+            return self.backbone.pixels(self._latents(samples, wanted))
 
-        return self._cost("decode", call, inside, True, get_args(Needs))
+        return self._cost("decoder", call, by_block, True, get_args(WantedGradients))
+
+    def _latents(self, samples: int, wanted: WantedGradients) -> Tensor:
+        shape = (samples, *self.backbone.latent_shape)
+        latents = torch.empty(shape, device="meta", dtype=self.dtype)
+        return latents.requires_grad_(wanted == "input")
+
+    def _cast(self, dtype: torch.dtype) -> None:
+        for module in (self.backbone.denoiser, self.backbone.autoencoder):
+            nn.Module.to(module, dtype)  # diffusers' own prints a warning
 
     def _cost(
         self,
-        name: str,
-        call: Callable[[int, Needs], Tensor],
-        inside: bool,
+        part: Part,
+        call: Callable[[int, WantedGradients], Tensor],
+        by_block: bool,
         fused: bool,
-        among: Sequence[Needs],
+        among: Sequence[WantedGradients],
     ) -> Cost:
-        for module in (self.backbone.unet, self.backbone.vae):
-            nn.Module.to(module, self.dtype)  # diffusers' own prints a warning
-            recompute_blocks(module, inside)
-        for needs in among:  # now, not in the middle of what is being planned
-            if (key := (name, inside, fused, needs)) not in self._measured:
-                one, two = (self._measure(partial(call, n, needs), needs, fused) for n in (1, 2))
+        self._cast(self.dtype)
+        for module in (self.backbone.denoiser, self.backbone.autoencoder):
+            recompute_blocks(module, by_block)
+        for wanted in among:  # now, not in the middle of what is being planned
+            if (key := (part, by_block, fused, wanted)) not in self._measured:
+                one, two = (self._measure(partial(call, n, wanted), wanted, fused) for n in (1, 2))
                 self._measured[key] = (one, two)
 
-        def cost(samples: int, needs: Needs) -> Bytes:
-            one, two = self._measured[name, inside, fused, needs]
+        def cost(samples: int, wanted: WantedGradients) -> PeakBytes:
+            one, two = self._measured[part, by_block, fused, wanted]
             return one.at(samples, two)
 
         return cost
 
-    def _measure(self, call: Callable[[], Tensor], needs: Needs, fused: bool) -> Bytes:
+    def _measure(
+        self, call: Callable[[], Tensor], wanted: WantedGradients, fused: bool
+    ) -> PeakBytes:
         for parameter in self.backbone.parameters():  # its gradient is the trainer's, not a call's
             parameter.grad = torch.zeros_like(parameter)
         live = Live()
-        # In the module: a mode would not reach what the backward pass recomputes.
-        kernel = patch.object(F, "scaled_dot_product_attention", _fused)
-        with live, torch.set_grad_enabled(needs != "nothing"), kernel if fused else nullcontext():
+        attention = FusedAttention() if fused else nullcontext()
+        with live, torch.set_grad_enabled(wanted != "none"), attention:
             output = call()
             kept, forward = live.now, live.peak
             live.peaks.clear()
             if output.requires_grad:
-                output.sum().backward()
+                # Not ``output.sum().backward()``, which would take the mode off on its way.
+                torch.autograd.backward(output.sum())
         for parameter in self.backbone.parameters():
             parameter.grad = None
-        return Bytes(kept, forward - kept, live.peak - kept)
+        return PeakBytes(kept, forward - kept, live.peak - kept)
 
 
-def _fused(query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, **_: Any) -> Tensor:
+class FusedAttention(TorchFunctionMode):
     """Attention by a fused kernel, which the meta device would not choose."""
-    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    output: Tensor = kernel(query, key, value, attn_mask=attn_mask)[0]
-    return output
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **kwargs)
+        query, key, value = (*args, *(kwargs[n] for n in ("query", "key", "value")[len(args) :]))[
+            :3
+        ]
+        kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        return kernel(query, key, value, attn_mask=kwargs.get("attn_mask"))[0]
 
 
 def _frozen(layer: nn.Conv2d | nn.Linear) -> int:
     return 0 if layer.weight.requires_grad else layer.weight.numel()
-
-
-def _text_parameters(config: dict[str, Any]) -> int:
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    with torch.device("meta"):
-        return sum(p.numel() for p in CLIPTextModel(CLIPTextConfig(**config)).parameters())

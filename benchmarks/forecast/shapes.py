@@ -1,4 +1,4 @@
-"""The shapes of Stable Diffusion models: enough to count passes and bytes, without any weights.
+"""The shapes of models on the meta device: enough to count passes and bytes, without weights.
 
 SD v1.5, SD 2.1 and SDXL are written down from the ``config.json`` of their public repositories
 (the same numbers as CompVis ``v1-inference.yaml`` and Stability-AI ``sd_xl_base.yaml``); any local
@@ -8,18 +8,28 @@ diffusers folder is read from its own files.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from benchmarks.api import UserError
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from benchmarks.api import Condition, UserError
+from benchmarks.backbone import unpriced
+from benchmarks.backbone.base import BaseBackbone
+from benchmarks.backbone.stable_diffusion import StableDiffusion
+from benchmarks.compute.ledger import Ledger
 from benchmarks.config import load_preset
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """Configurations of a pipeline's parts, as diffusers and transformers take them."""
+    """Configurations of a Stable Diffusion's parts, as diffusers and transformers take them."""
 
     unet: Mapping[str, Any]
     vae: Mapping[str, Any]
@@ -143,3 +153,53 @@ def shape(name: str) -> Shape:
             f"--backbone {name}: no shape to plan with; use one of {', '.join(SHAPES)}, emoji, or "
             f"a local diffusers folder ({error})"
         ) from error
+
+
+class ShapeOnly(StableDiffusion):
+    """A Stable Diffusion or SDXL on the meta device, whose conditioning has a shape only."""
+
+    def __init__(self, shape: Shape, rank: int) -> None:
+        self.shape = shape
+        with torch.device("meta"):
+            parts: dict[str, Any] = {
+                "unet": UNet2DConditionModel.from_config(dict(shape.unet)),
+                "vae": AutoencoderKL.from_config(dict(shape.vae)),
+                "text_encoder": nn.ModuleList(
+                    CLIPTextModel(CLIPTextConfig(**text)) for text in shape.text
+                ),
+                "tokenizer": None,
+            }
+        parts["scheduler"] = DDIMScheduler.from_config(dict(shape.scheduler))
+        pipeline: Any = SimpleNamespace(**parts)
+        super().__init__(pipeline, Ledger(), rank=rank, device="meta")
+
+    def conditions(self, prompts: Sequence[str]) -> Condition:
+        """Of SDXL also the pooled text, and the sizes of picture and crop."""
+        config = self.shape.unet
+        shapes: list[tuple[int, ...]] = [self.shape.tokens]
+        if config.get("addition_embed_type") == "text_time":
+            sizes = 6 * config["addition_time_embed_dim"]
+            shapes += [(config["projection_class_embeddings_input_dim"] - sizes,), (6,)]
+        return tuple(torch.zeros(len(prompts), *s, device=self.device) for s in shapes)
+
+    def denoise(self, latents: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
+        """One pass of the U-Net."""
+        if len(condition) == 1:
+            return super().denoise(latents, timesteps, condition)
+        text, pooled, sizes = condition
+        more = {"text_embeds": pooled, "time_ids": sizes}
+        output: Tensor = self.denoiser(
+            latents, timesteps, encoder_hidden_states=text, added_cond_kwargs=more
+        ).sample
+        return output
+
+
+def on_meta(name: str, rank: int) -> BaseBackbone:
+    """The backbone of this name on the meta device.
+
+    By its shape where that is written down or in a local folder. What a function makes is made,
+    and its weights are then forgotten. Raises UserError for anything else.
+    """
+    if name in SHAPES or isinstance(load_preset(name).model, str):
+        return ShapeOnly(shape(name), rank)
+    return unpriced(name, Ledger(), rank=rank, device="meta")

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.api import EvaluationSettings, Reward
-from benchmarks.backbone.lora_sd import LoraSD
-from benchmarks.distributed import gather, parts, share
+from benchmarks.backbone.base import BaseBackbone
+from benchmarks.distributed import gather, micro_batches, share
 from benchmarks.harness.diversity import measures
 from benchmarks.streams import Streams
 
@@ -31,7 +31,7 @@ class Evaluation:
 
 @torch.no_grad()
 def pictures(
-    backbone: LoraSD,
+    backbone: BaseBackbone,
     prompts: Sequence[str],
     steps: int,
     guidance: float,
@@ -42,9 +42,9 @@ def pictures(
 
     The LoRA matrices are used in this ``part`` of the sampling steps: (0, 0.5) is the noisy half.
     """
-    sampler, streams, found = backbone.chain(steps), Streams(NOISE_SEED), []
+    sampler, streams, found = backbone.sampler(steps), Streams(NOISE_SEED), []
     adapted = [part[0] <= i / steps < part[1] for i in range(steps)]
-    for indices in parts(range(len(prompts)), batch):
+    for indices in micro_batches(range(len(prompts)), batch):
         texts = [prompts[i] for i in indices]
         noise = streams.normal("evaluation", 0, indices, backbone.latent_shape)
         trajectory = backbone.sample(sampler, texts, noise, guidance=guidance, adapted=adapted)
@@ -68,7 +68,7 @@ def calibrate(
 
 @torch.no_grad()
 def evaluate(
-    backbone: LoraSD,
+    backbone: BaseBackbone,
     prompts: Mapping[str, Sequence[str]],
     rewards: Mapping[str, Reward],
     space: Reward,

@@ -21,7 +21,7 @@ class NotFinite(RuntimeError):
 
 
 class Guard:
-    """Watches one cell; what it skips is in the ledger's count ``skipped``.
+    """Watches one cell; what it skips is counted by the ledger.
 
     A picture whose reward is not finite counts as an average one, and carries no gradient.
     """
@@ -55,7 +55,7 @@ class Guard:
         return values
 
     def _skip(self, rows: Tensor, prompts: Sequence[str], values: Tensor, what: str = "") -> None:
-        self.ledger.counts["skipped"] += int(rows.sum())
+        self.ledger.skipped += int(rows.sum())
         for i in rows.nonzero().flatten().tolist():
             number = float(values[i])
             self.seen.append(f"{what}reward {self.name!r} of prompt {prompts[i]!r} is {number}")
@@ -63,16 +63,16 @@ class Guard:
     def check(self, step: int, result: StepResult) -> None:
         """After a step that the processes have agreed on. Raises NotFinite."""
         if not math.isfinite(result.grad_norm):
-            self.ledger.counts["skipped"] += 1
+            self.ledger.skipped += 1
             asked = ", ".join(repr(p) for p in dict.fromkeys(self.prompts)) or "an earlier step"
             self.seen.append(
                 f"gradient norm is {result.grad_norm}, reward {self.name!r} {result.reward:.4g} on "
                 f"prompts of {asked}"
             )
-        if self.ledger.counts["skipped"] > LIMIT:
+        if self.ledger.skipped > LIMIT:
             seen = [text for others in exchange(self.seen) for text in others]
             raise NotFinite(
                 f"step {step}: {seen[-1] if seen else 'nothing new'}; "
-                f"{self.ledger.counts['skipped']} skipped so far, the limit is {LIMIT}"
+                f"{self.ledger.skipped} skipped so far, the limit is {LIMIT}"
             )
         self.seen, self.prompts = [], []

@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 
 from benchmarks import registry
-from benchmarks.api import Context, Method, Reward, StepResult, UserError
-from benchmarks.backbone.checkpointing import Plan
-from benchmarks.backbone.lora_sd import LoraSD
+from benchmarks.api import Context, Keep, Method, Reward, StepResult, UserError
+from benchmarks.backbone import load
 from benchmarks.compute.budget import FRACTIONS
 from benchmarks.compute.ledger import Ledger
 from benchmarks.distributed import from_first, rank, start
-from benchmarks.forecast.forecast import choose
+from benchmarks.forecast.peak_memory import choose
 from benchmarks.harness import interrupt
 from benchmarks.harness.evaluate import Evaluation, calibrate, evaluate, pictures
 from benchmarks.harness.guard import Guard
@@ -46,7 +45,7 @@ def peak_memory(device: torch.device) -> dict[str, int]:
 
 @dataclass
 class Snapshot:
-    """A state that may be evaluated: LoRA weights and the counters when it was reached."""
+    """A state that may be evaluated: trained weights and the counters when it was reached."""
 
     step: int
     weights: dict[str, Tensor]
@@ -94,7 +93,7 @@ class Run:
     def __init__(self, harness: Harness, spec: Spec, cell: Cell, progress: Progress) -> None:
         self.harness, self.spec, self.cell, self.progress = harness, spec, cell, progress
         self.ledger = Ledger()
-        self.backbone = LoraSD.load(
+        self.backbone = load(
             spec.backbone,
             self.ledger,
             precision=spec.precision,
@@ -164,7 +163,7 @@ class Run:
         while pending:
             interrupt.check()
             self.cell.step = state.step
-            with self.ledger.together(), self.ledger.clock(self.harness.device):
+            with self.ledger.across_processes(), self.ledger.clock(self.harness.device):
                 result = self.method.step(state.step)
             self.guard.check(state.step, result)
             peak = peak_memory(self.harness.device)
@@ -184,27 +183,27 @@ class Run:
             if rank() == 0 and time.monotonic() - saved >= CHECKPOINT_EVERY:
                 self._save(state, pending)
                 saved = time.monotonic()
-        self.backbone.load_lora_state(state.weights)
+        self.backbone.load_weights(state.weights)
         if rank() == 0:
-            self.backbone.save_lora(self.cell.path, state.weights)
+            self.backbone.save_weights(self.cell.path, state.weights)
 
     def _start(self) -> tuple[Snapshot, list[float]]:
         """The first state and all shares of the budget, or those of the last checkpoint."""
         saved = self.cell.begin()
-        self.backbone.use(saved["memory"] if saved else self._memory())
+        self.backbone.use(saved["keep"] if saved else self._keep())
         if saved is None:
             return self._snapshot(0), list(FRACTIONS)
         self.ledger.load_state_dict(saved["ledger"])
-        self.backbone.load_lora_state(saved["lora"])
+        self.backbone.load_weights(saved["weights"])
         self.method.load_state_dict(saved["method"])
         self.guard.neutral = saved["neutral"]
         self.base_features = saved["base_features"]
         return self._snapshot(saved["step"]), saved["pending"]
 
-    def _memory(self) -> Plan:
+    def _keep(self) -> Keep:
         spec, device = self.spec, self.harness.device
-        if spec.memory != "auto":
-            return spec.memory
+        if spec.keep != "auto":
+            return spec.keep
         return from_first(
             lambda: choose(
                 spec.method, spec.config, spec.backbone, spec.precision, device, spec.rank
@@ -217,8 +216,8 @@ class Run:
             {
                 "step": state.step,
                 "pending": pending,
-                "memory": self.backbone.memory,
-                "lora": state.weights,
+                "keep": self.backbone.keep,
+                "weights": state.weights,
                 "method": self.method.state_dict(),
                 "ledger": self.ledger.state_dict(),
                 "neutral": self.guard.neutral,
@@ -227,7 +226,7 @@ class Run:
         )
 
     def _snapshot(self, step: int) -> Snapshot:
-        return Snapshot(step, self.backbone.lora_state(), self.ledger.totals())
+        return Snapshot(step, self.backbone.weights(), self.ledger.totals())
 
     def _evaluate(self, state: Snapshot, fraction: float) -> None:
         spec = self.spec
@@ -238,12 +237,12 @@ class Run:
             return evaluate(self.backbone, prompts, self.rewards, self.space, spec.evaluation, base)
 
         if state.step not in self._evaluated:
-            now = self.backbone.lora_state()
-            self.backbone.load_lora_state(state.weights)
+            now = self.backbone.weights()
+            self.backbone.load_weights(state.weights)
             self._evaluated[state.step] = (
                 measure() if state.step else self.harness.base(self._base_key(), measure)
             )
-            self.backbone.load_lora_state(now)
+            self.backbone.load_weights(now)
         if state.step == 0:
             self.base_features = {r.split: r.features for r in self._evaluated[0]}
         for result in self._evaluated[state.step]:

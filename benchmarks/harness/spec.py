@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks import registry
 from benchmarks.api import EvaluationSettings, Task, UserError
 from benchmarks.compute.budget import Budget
-from benchmarks.config import RULES, Memory, Precision, build, check_task, override
+from benchmarks.config import OLD_KEEP, RULES, KeepChoice, Precision, build, check_task, override
 
 #: Fields of a Spec that stand under another name in its file.
 RECORDED = {"task": "prompts"}
@@ -49,7 +49,7 @@ class Spec:
     """Of the LoRA matrices; 0: all weights are trained."""
     precision: Precision
     """Of the frozen weights."""
-    memory: Memory = "auto"
+    keep: KeepChoice = "auto"
     """What is kept for the backward pass."""
     compile: bool = False
     """Whether the denoiser goes through ``torch.compile``."""
@@ -100,7 +100,7 @@ class Spec:
             "config": dataclasses.asdict(self.config),
             "evaluation": dataclasses.asdict(self.evaluation),
             "rank": self.rank,
-            "memory": self.memory,
+            "memory": OLD_KEEP.get(self.keep, self.keep),
             "precision": self.precision,
             "prompts": dataclasses.asdict(self.task),
             "versions": {n: version(n) for n in ("torch", "diffusers", "peft", "transformers")},
@@ -125,6 +125,9 @@ class Spec:
             raise UserError(f"{where}: no cell, but {record!r:.50}")
         names = {f.name: RECORDED.get(f.name, f.name) for f in dataclasses.fields(cls)}
         values = {name: record[key] for name, key in names.items() if key in record}
+        if "memory" in record:  # what is kept had other words
+            new = {old: keep for keep, old in OLD_KEEP.items()}
+            values["keep"] = new.get(record["memory"], record["memory"])
         if isinstance(values.get("method"), str):
             config = registry.methods.get(values["method"]).Config()
             values["config"] = override(config, values.get("config", {}), f"{where}: config")

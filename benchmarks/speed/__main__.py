@@ -22,9 +22,9 @@ from transformers.utils import logging as transformers_logging
 
 from analysis.figures import FIGURES
 from analysis.style import encoded
-from benchmarks.api import UserError
-from benchmarks.backbone.checkpointing import Plan
-from benchmarks.backbone.lora_sd import DTYPES, LoraSD
+from benchmarks.api import Keep, UserError
+from benchmarks.backbone import DTYPES
+from benchmarks.backbone.stable_diffusion import StableDiffusion
 from benchmarks.compute.ledger import Ledger
 from benchmarks.config import Precision
 from benchmarks.distributed import start
@@ -65,7 +65,7 @@ class Work:
 
     name: str
     method: str
-    plan: Plan
+    keep: Keep
     last: int | None = None  # K; None: all sampling steps
     ahead_of_trl: Mapping[Precision, float]
     above_ideal: float
@@ -75,21 +75,21 @@ WORK = (
     Work(
         name="AlignProp, full, recompute per step",
         method="alignprop",
-        plan="step",
+        keep="latents",
         ahead_of_trl={"fp32": 1.15},
         above_ideal=1.06,
     ),
     Work(
-        name="AlignProp, full, fastest plan",
+        name="AlignProp, full, all kept",
         method="alignprop",
-        plan="store",
+        keep="all",
         ahead_of_trl={"fp32": 1.6, "bf16": 1.75},
         above_ideal=1.06,
     ),
     Work(
         name="AlignProp, K=1",
         method="alignprop",
-        plan="store",
+        keep="all",
         last=1,
         ahead_of_trl={"fp32": 1.25, "bf16": 1.5},
         above_ideal=1.06,
@@ -97,7 +97,7 @@ WORK = (
     Work(
         name="DDPO, a round and its update",
         method="ddpo",
-        plan="store",
+        keep="all",
         ahead_of_trl={"fp32": 1.2},
         above_ideal=1.10,
     ),
@@ -133,7 +133,7 @@ class Stand:
         device, theirs = start(), apart(pipeline)
         self.steps = setting.steps
         self.trl = Trainers(theirs, Brightness(), PROMPTS, precision=precision, **common)
-        backbone = LoraSD(pipeline, Ledger(), device=device, compile=setting.compile)
+        backbone = StableDiffusion(pipeline, Ledger(), device=device, compile=setting.compile)
         self.ours = Ours(backbone, **common)
         self.ideal = Ideal(backbone, setting.batch, setting.steps)
 
@@ -141,13 +141,13 @@ class Stand:
         """Who does the work, by name."""
         if work.method == "ddpo":
             return {
-                "ours": self.ours.ddpo(work.plan),
+                "ours": self.ours.ddpo(work.keep),
                 "trl": self.trl.ddpo,
                 "ideal": self.ideal.ddpo,
             }
-        k, store = work.last or self.steps, work.plan == "store"
+        k, store = work.last or self.steps, work.keep == "all"
         return {
-            "ours": self.ours.alignprop(k, work.plan),
+            "ours": self.ours.alignprop(k, work.keep),
             "trl": lambda: self.trl.alignprop(k),
             "ideal": lambda: self.ideal.alignprop(k, store),
         }

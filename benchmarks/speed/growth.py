@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.backbone.lora_sd import LoraSD
+from benchmarks.backbone.stable_diffusion import StableDiffusion
 from benchmarks.compute.ledger import Ledger
 from benchmarks.speed.clock import in_turns, peak
 from benchmarks.speed.models import made
@@ -22,13 +22,13 @@ ROUNDS = 5
 
 def measure(quick: bool = False) -> dict[str, Any]:
     """By what grows: its values, median seconds and peak bytes, and the line through the times."""
-    backbone = LoraSD(made("embedded"), Ledger())
+    backbone = StableDiffusion(made("embedded"), Ledger())
     scale, rounds = (5, 2) if quick else (1, ROUNDS)
 
     def full(batch: int, steps: int, last: int | None = None) -> Callable[[], None]:
         steps = max(steps // scale, 1)
         ours = Ours(backbone, batch=batch, steps=steps, guidance=2.5)
-        return ours.alignprop(min(last or steps, steps), "step")
+        return ours.alignprop(min(last or steps, steps), "latents")
 
     axes = {
         "sampling steps": {n: full(4, n) for n in STEPS},

@@ -1,6 +1,6 @@
 """What each lever gains: the step as it is beside the step without the lever, in turns.
 
-Both are the same mathematics; ``tests/benchmarks/test_speed.py`` holds that their results agree.
+Both are the same mathematics; ``tests/benchmarks/speed`` holds that their results agree.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from benchmarks.backbone import kernels, lora_sd
+from benchmarks.api import Condition
+from benchmarks.backbone import base, kernels
+from benchmarks.backbone.base import BaseBackbone
 from benchmarks.backbone.kernels import attention, packed
-from benchmarks.backbone.lora_sd import LoraSD
+from benchmarks.backbone.stable_diffusion import StableDiffusion
 from benchmarks.compute.ledger import Ledger
 from benchmarks.experiments.cells import has_compiler
 from benchmarks.speed.clock import in_turns, native_bf16, peak, ratio
@@ -58,9 +60,9 @@ def pairs(batch: int, steps: int) -> dict[str, tuple[Run, Run]]:
     pipeline = made("embedded")
     ours, backbone = _ours(apart(pipeline), batch, steps)
     rows, rows_backbone = _ours(pipeline, batch, steps)
-    for module in (rows_backbone.unet, rows_backbone.vae):
+    for module in (rows_backbone.denoiser, rows_backbone.autoencoder):
         module.to(memory_format=torch.contiguous_format)
-    full, last = ours.alignprop(steps, "store"), ours.alignprop(1, "store")
+    full, last = ours.alignprop(steps, "all"), ours.alignprop(1, "all")
     unpacked = inside(every_time, backbone, full)
     return {
         "prompts encoded once (AlignProp, K=1)": (last, forgetting(backbone, last)),
@@ -70,18 +72,18 @@ def pairs(batch: int, steps: int) -> dict[str, tuple[Run, Run]]:
         ),
         "channels_last, weights not packed (AlignProp, K=1)": (
             inside(every_time, backbone, last),
-            inside(every_time, rows_backbone, rows.alignprop(1, "store")),
+            inside(every_time, rows_backbone, rows.alignprop(1, "all")),
         ),
-        "plan store instead of step (AlignProp, full)": (full, ours.alignprop(steps, "step")),
-        "no graph in the first forward pass of plan step (AlignProp, full)": (
-            ours.alignprop(steps, "step"),
-            inside(checkpointed, backbone, ours.alignprop(steps, "step")),
+        "all kept instead of latents (AlignProp, full)": (full, ours.alignprop(steps, "latents")),
+        "no graph in the first of two forward passes (AlignProp, full)": (
+            ours.alignprop(steps, "latents"),
+            inside(checkpointed, backbone, ours.alignprop(steps, "latents")),
         ),
-        "plan step instead of unet (AlignProp, full)": (
-            ours.alignprop(steps, "step"),
-            ours.alignprop(steps, "unet"),
+        "latents kept instead of blocks (AlignProp, full)": (
+            ours.alignprop(steps, "latents"),
+            ours.alignprop(steps, "blocks"),
         ),
-        "forward passes of sampling kept (DDPO)": (ours.ddpo("store"), ours.ddpo("step")),
+        "forward passes of sampling kept (DDPO)": (ours.ddpo("all"), ours.ddpo("latents")),
         "LoRA product added in place (AlignProp, full)": beside(peft_layers, backbone, full),
         "keys and values of the text kept (AlignProp, K=1)": beside(forgotten_text, backbone, last),
         "upsampling and convolution as one (AlignProp, full)": beside(
@@ -104,7 +106,7 @@ def pairs(batch: int, steps: int) -> dict[str, tuple[Run, Run]]:
 def half(batch: int, steps: int) -> dict[str, tuple[Run, Run]]:
     """Those that matter in bf16."""
     ours, backbone = _ours(made("embedded", torch.bfloat16), batch, steps)
-    full, last = ours.alignprop(steps, "store"), ours.alignprop(1, "store")
+    full, last = ours.alignprop(steps, "all"), ours.alignprop(1, "all")
     return {
         "frozen weights packed once (bf16; AlignProp, K=1)": beside(every_time, backbone, last),
         "queries, keys and values together (bf16; AlignProp, K=1)": beside(
@@ -123,7 +125,7 @@ def half(batch: int, steps: int) -> dict[str, tuple[Run, Run]]:
 def large() -> dict[str, tuple[Run, Run]]:
     """What matters most where a model has more channels than pixels."""
     ours, backbone = _ours(made("sd15"), 1, 4)
-    last = ours.alignprop(1, "store")
+    last = ours.alignprop(1, "all")
     return {
         "frozen weights packed once (SD v1.5's shape; AlignProp, K=1)": beside(
             every_time, backbone, last
@@ -138,34 +140,34 @@ def compiled(batch: int, steps: int) -> dict[str, tuple[Run, Run]]:
     faster, _ = _ours(pipeline, batch, steps, compile=True)
     return {
         f"torch.compile: option --compile (AlignProp, {name})": (
-            faster.alignprop(k, "store"),
-            ours.alignprop(k, "store"),
+            faster.alignprop(k, "all"),
+            ours.alignprop(k, "all"),
         )
         for name, k in (("full", steps), ("K=1", 1))
     }
 
 
-def _ours(pipeline: Any, batch: int, steps: int, **options: Any) -> tuple[Ours, LoraSD]:
-    backbone = LoraSD(pipeline, Ledger(), **options)
+def _ours(pipeline: Any, batch: int, steps: int, **options: Any) -> tuple[Ours, BaseBackbone]:
+    backbone = StableDiffusion(pipeline, Ledger(), **options)
     return Ours(backbone, batch=batch, steps=steps, guidance=2.5), backbone
 
 
-def forgetting(backbone: LoraSD, run: Run) -> Run:
+def forgetting(backbone: BaseBackbone, run: Run) -> Run:
     """With prompts encoded anew in every step."""
 
     def step() -> None:
-        backbone._texts.clear()
+        backbone._conditions.clear()
         run()
 
     return step
 
 
-def beside(way: Callable[[LoraSD], Way], backbone: LoraSD, run: Run) -> tuple[Run, Run]:
+def beside(way: Callable[[BaseBackbone], Way], backbone: BaseBackbone, run: Run) -> tuple[Run, Run]:
     """``run`` as it is, and while the backbone works another way."""
     return run, inside(way, backbone, run)
 
 
-def inside(way: Callable[[LoraSD], Way], backbone: LoraSD, run: Run) -> Run:
+def inside(way: Callable[[BaseBackbone], Way], backbone: BaseBackbone, run: Run) -> Run:
     """``run`` while the backbone works another way."""
 
     def step() -> None:
@@ -176,35 +178,36 @@ def inside(way: Callable[[LoraSD], Way], backbone: LoraSD, run: Run) -> Run:
 
 
 @contextmanager
-def two_passes(backbone: LoraSD) -> Iterator[None]:
-    """Guidance as two evaluations of the U-Net."""
+def two_passes(backbone: BaseBackbone) -> Iterator[None]:
+    """Guidance as two evaluations of the denoiser."""
 
-    def predict(latents: Tensor, timestep: int, text: Tensor, guidance: float) -> Tensor:
+    def guided(latents: Tensor, timestep: int, text: Condition, guidance: float) -> Tensor:
         timesteps = torch.tensor(timestep, device=backbone.device).expand(len(latents))
-        without = backbone._unet(latents, timesteps, backbone.encode([""]).expand_as(text))
-        return without + guidance * (backbone._unet(latents, timesteps, text) - without)
+        empty = backbone.encode([""] * len(latents))
+        without = backbone._denoised(latents, timesteps, empty)
+        return without + guidance * (backbone._denoised(latents, timesteps, text) - without)
 
-    with patch.object(backbone, "_predict", predict), forgotten_text(backbone):  # it alternates
+    with patch.object(backbone, "_guided", guided):
         yield
 
 
 @contextmanager
-def gradient_everywhere(backbone: LoraSD) -> Iterator[None]:
+def gradient_everywhere(backbone: BaseBackbone) -> Iterator[None]:
     """Every prediction builds a graph, which is dropped where it must carry no gradient."""
-    unet = backbone._unet
+    denoised = backbone._denoised
 
     def with_graph(*arguments: Any) -> Tensor:
         wanted = torch.is_grad_enabled()
         with torch.enable_grad():
-            output = unet(*arguments)
+            output = denoised(*arguments)
         return output if wanted else output.detach()
 
-    with patch.object(backbone, "_unet", with_graph):
+    with patch.object(backbone, "_denoised", with_graph):
         yield
 
 
 @contextmanager
-def checkpointed(_: LoraSD) -> Iterator[None]:
+def checkpointed(_: BaseBackbone) -> Iterator[None]:
     """Recomputation by torch's ``checkpoint``."""
 
     def again(
@@ -218,69 +221,69 @@ def checkpointed(_: LoraSD) -> Iterator[None]:
             context_fn=lambda: (nullcontext(), within()),
         )
 
-    with patch.object(lora_sd, "repeated", again):
+    with patch.object(base, "repeated", again):
         yield
 
 
 @contextmanager
-def unadapted_sampling(backbone: LoraSD) -> Iterator[None]:
+def unadapted_sampling(backbone: BaseBackbone) -> Iterator[None]:
     """Predictions without gradient leave the LoRA matrices out: what merging them could save."""
-    unet = backbone._unet
+    denoised = backbone._denoised
 
-    def base(*arguments: Any) -> Tensor:
-        with backbone._base(alone=not torch.is_grad_enabled()):
-            return unet(*arguments)
+    def unadapted(*arguments: Any) -> Tensor:
+        with backbone.adapting(torch.is_grad_enabled()):
+            return denoised(*arguments)
 
-    with patch.object(backbone, "_unet", base):
+    with patch.object(backbone, "_denoised", unadapted):
         yield
 
 
-def peft_layers(_: LoraSD) -> Way:
+def peft_layers(_: BaseBackbone) -> Way:
     """LoRA as peft computes it."""
     return patch.object(kernels.LoraLinear, "forward", PeftLinear.forward)
 
 
-def plain_convolutions(_: LoraSD) -> Way:
+def plain_convolutions(_: BaseBackbone) -> Way:
     """PyTorch's kernel for all convolutions."""
     return patch.object(kernels.Conv2d, "forward", nn.Conv2d.forward)
 
 
-def every_time(_: LoraSD) -> Way:
+def every_time(_: BaseBackbone) -> Way:
     """Frozen weights brought into oneDNN's order in every call."""
     return patch.object(packed, "AVAILABLE", False)
 
 
-def dividing_blocks(_: LoraSD) -> Way:
+def dividing_blocks(_: BaseBackbone) -> Way:
     """Residual blocks as diffusers computes them."""
     return patch.object(kernels.ResnetBlock, "forward", ResnetBlock2D.forward)
 
 
-def one_by_one(_: LoraSD) -> Way:
+def one_by_one(_: BaseBackbone) -> Way:
     """Queries, keys and values each by their own layer."""
-    return patch.object(attention, "joins", lambda *_: False)
+    return patch.object(attention, "can_fuse", lambda *_: False)
 
 
-def autocast(backbone: LoraSD) -> Way:
+def autocast(backbone: BaseBackbone) -> Way:
     """Every operator asked for the type of its arguments."""
-    half = torch.autocast(backbone.device.type, backbone.vae.dtype)
+    half = torch.autocast(backbone.device.type, backbone.dtype)
     return patch.object(backbone, "_autocast", lambda: half)
 
 
-def half_normalisation(_: LoraSD) -> Way:
+def half_normalisation(_: BaseBackbone) -> Way:
     """Group normalisation by PyTorch's kernel for half precision."""
     return patch.object(kernels.GroupNorm, "forward", nn.GroupNorm.forward)
 
 
-def half_attention(_: LoraSD) -> Way:
+def half_attention(_: BaseBackbone) -> Way:
     """Attention in half precision."""
     return patch.object(attention, "SHORT", 0)
 
 
-def forgotten_text(_: LoraSD) -> Way:
+def forgotten_text(_: BaseBackbone) -> Way:
     """Keys and values of the text computed in every pass."""
     return patch.object(kernels.Attention, "_of_text", kernels.Attention._keys_and_values)
 
 
-def two_step_upsampling(_: LoraSD) -> Way:
+def two_step_upsampling(_: BaseBackbone) -> Way:
     """Pixels doubled, then a convolution."""
     return patch.object(kernels.Upsample, "forward", Upsample2D.forward)

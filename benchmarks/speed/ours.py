@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from benchmarks import registry
-from benchmarks.api import Context, Reward
-from benchmarks.backbone.checkpointing import Plan, recompute_blocks
-from benchmarks.backbone.lora_sd import LoraSD
+from benchmarks.api import Context, Keep, Reward, Sampling
+from benchmarks.backbone.base import BaseBackbone
 from benchmarks.config import load_task, override
 from benchmarks.streams import Streams
 
@@ -32,29 +32,25 @@ class Brightness(Reward):
 class Ours:
     """Methods on one backbone, with the same batch, steps and guidance."""
 
-    def __init__(self, backbone: LoraSD, *, batch: int, steps: int, guidance: float) -> None:
-        self.backbone = backbone
-        self.common = {
-            "batch_size": batch,
-            "samples_per_round": batch,
-            "micro_batch": batch,
-            "sampling_steps": steps,
-            "guidance": guidance,
-            "eta": 1.0,
-        }
+    def __init__(self, backbone: BaseBackbone, *, batch: int, steps: int, guidance: float) -> None:
+        self.backbone, self.batch, self.steps, self.guidance = backbone, batch, steps, guidance
 
-    def alignprop(self, k: int, plan: Plan) -> Callable[[], None]:
-        """An optimizer step through the last ``k`` sampling steps under an activation plan."""
-        return self._step("alignprop", plan, truncation={"mode": "fixed", "k": k})
+    def alignprop(self, k: int, keep: Keep) -> Callable[[], None]:
+        """An optimizer step through the last ``k`` sampling steps."""
+        return self._step("alignprop", keep, eta=1.0, truncation={"mode": "fixed", "k": k})
 
-    def ddpo(self, plan: Plan) -> Callable[[], None]:
+    def ddpo(self, keep: Keep) -> Callable[[], None]:
         """A round of sampling and one update."""
-        return self._step("ddpo", plan, updates_per_round=1)
+        return self._step("ddpo", keep, eta=1.0, updates_per_round=1)
 
-    def _step(self, name: str, plan: Plan, **changes: Any) -> Callable[[], None]:
+    def _step(self, name: str, keep: Keep, **changes: Any) -> Callable[[], None]:
         cls: Any = registry.methods.get(name)
-        fields = {k: v for k, v in self.common.items() if k in cls.Config.__dataclass_fields__}
-        config = override(cls.Config(), fields | changes, name)
+        chosen: Sampling = override(cls.Config(), changes, name)
+        config = replace(
+            chosen.resampled(self.steps).resized(self.batch),
+            micro_batch=self.batch,
+            guidance=self.guidance,
+        )
         context = Context(
             backbone=self.backbone,
             reward=self.backbone.ledger.counted(Brightness()),
@@ -64,9 +60,7 @@ class Ours:
         method, steps = cls(config, context), itertools.count()
 
         def run() -> None:
-            self.backbone.memory = plan  # not use(): prices are of no interest here
-            for module in (self.backbone.unet, self.backbone.vae):
-                recompute_blocks(module, plan == "unet")
+            self.backbone.use(keep)
             method.step(next(steps))
 
         return run

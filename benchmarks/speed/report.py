@@ -85,11 +85,11 @@ def _memory(memory: dict[str, Any]) -> Iterator[str]:
         "32 bits, weights not counted:"
     )
     yield ""
-    yield "| plan | planned MB | measured MB | planned / measured |"
+    yield "| kept | planned MB | measured MB | planned / measured |"
     yield "|---|---:|---:|---:|"
-    for plan, found in check["plans"].items():
+    for keep, found in check.get("keep", check.get("plans", {})).items():
         planned_mb, real = found["planned_bytes"] / 1e6, found["measured_bytes"] / 1e6
-        yield f"| {plan} | {planned_mb:,.0f} | {real:,.0f} | {planned_mb / real:.3f} |"
+        yield f"| {keep} | {planned_mb:,.0f} | {real:,.0f} | {planned_mb / real:.3f} |"
 
 
 def _levers(result: dict[str, Any]) -> Iterator[str]:
@@ -111,7 +111,7 @@ def _megabytes(peaks: dict[str, float] | None, *names: str) -> list[str]:
 
 
 def _growth(result: dict[str, Any]) -> Iterator[str]:
-    yield "AlignProp on the embedded model, plan `step`. ![growth](growth.png)"
+    yield "AlignProp on the embedded model, latents kept. ![growth](growth.png)"
     yield ""
     yield "| grows | seconds at each value | seconds each | off the line at most | peak MB |"
     yield "|---|---|---:|---:|---|"

@@ -13,7 +13,7 @@ import pytest
 import run_benchmark
 from benchmarks import registry
 from benchmarks.api import Preset, UserError
-from benchmarks.backbone.lora_sd import LoraSD
+from benchmarks.backbone import load as load_model
 from benchmarks.compute.ledger import Ledger
 from benchmarks.config import load_preset
 
@@ -131,7 +131,7 @@ def test_a_function_may_load_the_model(fresh_registry):
         return dataclasses.replace(load_preset("emoji"), name="own", model=load)
 
     with pytest.raises(NotAPipeline):
-        LoraSD.load("own", Ledger())
+        load_model("own", Ledger())
 
 
 @pytest.mark.parametrize(("kind", "name"), [("methods", "ddpo-sf"), ("rewards", "jpeg")])

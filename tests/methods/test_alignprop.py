@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.api import Context, UserError
-from benchmarks.backbone.checkpointing import Plan
+from benchmarks.api import Context, Keep, UserError
 from methods.alignprop import AlignProp, Config, Truncation
 
 SMALL = {"batch_size": 2, "micro_batch": 2, "sampling_steps": 4, "guidance": 3.0, "loss_scale": 1.0}
@@ -12,15 +11,15 @@ SMALL = {"batch_size": 2, "micro_batch": 2, "sampling_steps": 4, "guidance": 3.0
 
 def double(context: Context) -> None:
     backbone = context.backbone
-    for module in (backbone.unet, backbone.vae, backbone.text_encoder):
+    for module in backbone.modules():
         module.double()
-    backbone._texts.clear()
+    backbone._conditions.clear()
     normal = context.streams.normal
     context.streams.normal = lambda *a: normal(*a).double()  # type: ignore[method-assign]
 
 
-def gradient(context: Context, truncation: Truncation, memory: Plan, **changes) -> torch.Tensor:
-    context.backbone.use(memory)
+def gradient(context: Context, truncation: Truncation, keep: Keep, **changes) -> torch.Tensor:
+    context.backbone.use(keep)
     method = AlignProp(Config(**(SMALL | changes), truncation=truncation), context)
     captured: list[torch.Tensor] = []
 
@@ -38,7 +37,7 @@ def gradient(context: Context, truncation: Truncation, memory: Plan, **changes) 
 def objective(context: Context, mask: list[bool], offset: torch.Tensor) -> float:
     """The mean reward where only the masked sampling steps see the LoRA weights moved."""
     backbone, streams = context.backbone, context.streams
-    sampler, parameters = backbone.chain(4), backbone.parameters()
+    sampler, parameters = backbone.sampler(4), backbone.parameters()
 
     def move(sign: float) -> None:
         start = 0
@@ -60,15 +59,15 @@ def objective(context: Context, mask: list[bool], offset: torch.Tensor) -> float
         return float(context.reward(backbone.decode(latents), prompts).mean())
 
 
-@pytest.mark.parametrize("memory", ["store", "unet"])
+@pytest.mark.parametrize("keep", ["all", "blocks"])
 @pytest.mark.parametrize(
     "truncation",
     [Truncation(mode="full"), Truncation(mode="fixed", k=2), Truncation(mode="per_trajectory")],
     ids=lambda t: t.mode,
 )
-def test_gradient_equals_finite_differences(context, truncation, memory, compared):
+def test_gradient_equals_finite_differences(context, truncation, keep, compared):
     double(context)
-    found = gradient(context, truncation, memory)
+    found = gradient(context, truncation, keep)
     mask = AlignProp(Config(**SMALL, truncation=truncation), context).gradient_steps(0)
     assert any(mask)
     direction = torch.randn(found.shape, generator=torch.Generator().manual_seed(3)).double()
@@ -123,8 +122,8 @@ def test_which_steps_carry_gradient(context):
 
 def test_gradient_does_not_depend_on_the_split(context):
     full = Truncation(mode="full")
-    whole = gradient(context, full, "store", batch_size=4, micro_batch=4)
-    split = gradient(context, full, "store", batch_size=4, micro_batch=1)
+    whole = gradient(context, full, "all", batch_size=4, micro_batch=4)
+    split = gradient(context, full, "all", batch_size=4, micro_batch=1)
     torch.testing.assert_close(whole, split, rtol=1e-3, atol=1e-6)
 
 

@@ -5,12 +5,16 @@ import torch
 from conftest import Greyness, tiny_pipeline
 
 from benchmarks.api import Context, UserError
-from benchmarks.backbone.lora_sd import LoraSD
-from benchmarks.compute.ledger import Ledger
+from benchmarks.backbone.stable_diffusion import StableDiffusion
+from benchmarks.compute.ledger import Ledger, Pass
 from benchmarks.streams import Streams
 from methods.ddpo import DDPO, Config, PromptStatistics
 
 SMALL = {"samples_per_round": 8, "micro_batch": 4, "sampling_steps": 3, "updates_per_round": 1}
+
+
+FORWARD = Pass("denoiser", "forward")
+BACKWARD = Pass("denoiser", "backward", weights_only=True)
 
 
 def gradient(method: DDPO, step: int = 0) -> torch.Tensor:
@@ -36,18 +40,18 @@ def backward_only(method: DDPO) -> dict:
     return {"loss": results[0].loss, "reward": results[0].reward, "gradient": flat}
 
 
-@pytest.mark.parametrize("plan", ["store", "step"])
+@pytest.mark.parametrize("keep", ["all", "latents"])
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
-def test_ratio_is_exactly_one_before_the_first_update(context: Context, guidance: float, plan):
-    context.backbone.use(plan)
+def test_ratio_is_exactly_one_before_the_first_update(context: Context, guidance: float, keep):
+    context.backbone.use(keep)
     method = DDPO(Config(**SMALL, guidance=guidance), context)
     assert method.step(0).extra["ratio_deviation"] == 0.0
 
 
-@pytest.mark.parametrize("plan", ["store", "step"])
+@pytest.mark.parametrize("keep", ["all", "latents"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_ratio_is_exactly_one_in_half_precision(dtype: torch.dtype, plan):
-    backbone = LoraSD(tiny_pipeline().to(dtype), Ledger(), memory=plan)
+def test_ratio_is_exactly_one_in_half_precision(dtype: torch.dtype, keep):
+    backbone = StableDiffusion(tiny_pipeline().to(dtype), Ledger(), keep=keep)
     assert all(p.dtype == torch.float32 for p in backbone.parameters())
     context = Context(
         backbone=backbone,
@@ -64,18 +68,18 @@ def test_ratio_is_exactly_one_in_half_precision(dtype: torch.dtype, plan):
 def test_kept_forward_passes_give_the_gradient_of_repeated_ones(context: Context, clip, compared):
     backbone, ledger = context.backbone, context.backbone.ledger
     found, losses, counts = [], [], []
-    for plan in ("store", "step"):
-        backbone.use(plan)
+    for keep in ("all", "latents"):
+        backbone.use(keep)
         ledger.counts.clear()
         method = DDPO(Config(**SMALL, clip=clip), context)
         losses.append(backward_only(method))
         found.append(losses[-1].pop("gradient"))
-        counts.append({k: ledger.counts[k] for k in ("unet_forward", "unet_backward_first")})
+        counts.append((ledger.counts[FORWARD], ledger.counts[BACKWARD]))
     assert losses[0] == pytest.approx(losses[1], rel=1e-5, abs=1e-7)
     compared("DDPO, LoRA gradient by kept forward passes", *found, 1e-5)
     # 8 samples, 3 sampling steps, two evaluations each for guidance.
-    assert counts[0] == {"unet_forward": 48, "unet_backward_first": 48}
-    assert counts[1] == {"unet_forward": 96, "unet_backward_first": 48}
+    assert counts[0] == (48, 48)
+    assert counts[1] == (96, 48)
 
 
 def test_what_is_kept_serves_once_and_is_no_state(context: Context):
@@ -132,17 +136,17 @@ def test_advantages_use_the_prompt_once_it_is_known():
 def test_resume_gives_the_identical_next_step(context: Context):
     method = DDPO(Config(**(SMALL | {"updates_per_round": 2})), context)
     method.step(0)
-    weights, state = context.backbone.lora_state(), method.state_dict()
+    weights, state = context.backbone.weights(), method.state_dict()
     import copy
 
     state = copy.deepcopy(state)
     method.step(1)
-    expected = context.backbone.lora_state()
-    context.backbone.load_lora_state(weights)
+    expected = context.backbone.weights()
+    context.backbone.load_weights(weights)
     resumed = DDPO(method.config, context)
     resumed.load_state_dict(state)
     resumed.step(1)
-    for name, value in context.backbone.lora_state().items():
+    for name, value in context.backbone.weights().items():
         assert torch.equal(value, expected[name])
 
 
@@ -160,7 +164,7 @@ def test_estimate_is_unbiased_on_a_known_gradient(context: Context):
     The reward is linear in the mean of the step, so the exact gradient is known by backpropagation.
     """
     backbone, count = context.backbone, 4000
-    sampler = backbone.chain(3, eta=1.0)
+    sampler = backbone.sampler(3, eta=1.0)
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(1, *backbone.latent_shape, generator=generator)
     weight = torch.randn(backbone.latent_shape, generator=generator)

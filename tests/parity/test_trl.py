@@ -46,7 +46,7 @@ def theirs(trainer: str, folder: Path, context: Context, **settings: Any) -> Any
         lambda: (next(prompts), {}),
         sd.DefaultDDPOStableDiffusionPipeline(str(folder)),
     )
-    set_peft_model_state_dict(made.sd_pipeline.unet, context.backbone.lora_state())
+    set_peft_model_state_dict(made.sd_pipeline.unet, context.backbone.weights())
     noise = context.streams.normal("noise", 0, range(BATCH), context.backbone.latent_shape)
     made.sd_pipeline.sd_pipeline.prepare_latents = lambda *args, **kwargs: noise.clone()
     return made
@@ -100,7 +100,7 @@ def test_images(context: Context, tiny_folder: Path, compared):
     backbone, streams = context.backbone, context.streams
     shape = backbone.latent_shape
     final = backbone.sample(
-        backbone.chain(STEPS, eta=1.0),
+        backbone.sampler(STEPS, eta=1.0),
         context.prompts(0, BATCH),
         streams.normal("noise", 0, range(BATCH), shape),
         guidance=GUIDANCE,
@@ -173,7 +173,9 @@ def test_ddpo(context: Context, tiny_folder: Path, compared):
         clip=1e-3,
         buffer_min=2,
     )
-    context.backbone.use("step")  # the policy moves before the update, which must not keep graphs
+    context.backbone.use(
+        "latents"
+    )  # the policy moves before the update, which must not keep graphs
     method, kept = ddpo.DDPO(config, context), SimpleNamespace(losses=[])
     generator = torch.Generator().manual_seed(5)
     moves = [0.03 * torch.randn(p.shape, generator=generator) for p in method.optimizer.parameters]

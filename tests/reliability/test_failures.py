@@ -36,9 +36,7 @@ def test_a_reward_that_is_not_finite_counts_as_average_and_has_no_gradient():
     assert values.tolist() == [1.0, 2.0, 3.0]
     values.sum().backward()
     assert images.grad.flatten(1).tolist() == [[0.5, 0.5], [0.0, 0.0], [1.5, 1.5]]
-    assert watched.ledger.counts["skipped"] == 1 and watched.seen == [
-        "reward 'toy' of prompt 'b' is nan"
-    ]
+    assert watched.ledger.skipped == 1 and watched.seen == ["reward 'toy' of prompt 'b' is nan"]
 
 
 def test_a_gradient_that_is_not_finite_is_left_out():
@@ -68,7 +66,7 @@ def test_an_update_that_is_not_finite_is_left_out():
     assert parameter.tolist() == [1.0, 1.0] and parameter.grad is None
     watched.prompts = ["cat"]
     watched.check(4, StepResult(reward=0.5, loss=0.0, grad_norm=norm))
-    assert watched.ledger.counts["skipped"] == 1
+    assert watched.ledger.skipped == 1
     parameter.grad = torch.ones(2)
     optimizer.step()
     assert parameter.tolist() != [1.0, 1.0]

@@ -17,14 +17,13 @@ import analysis.report
 import run_benchmark
 from benchmarks import registry
 from benchmarks.api import StepResult, UserError
-from benchmarks.backbone.lora_sd import LoraSD
 from benchmarks.harness import interrupt, loop
 from benchmarks.records.cell import Cell
 
 ARGUMENTS = [
     *("--budget", "steps=6", "--alignprop.batch-size", "2", "--alignprop.micro-batch", "2"),
     *("--alignprop.sampling-steps", "4", "--ddpo.sampling-steps", "4"),
-    *("--memory", "store"),  # also in the processes that are killed
+    *("--keep", "all"),  # also in the processes that are killed
     *("--ddpo.samples-per-round", "4", "--ddpo.samples-per-prompt", "2"),
     *("--ddpo.micro-batch", "2", "--ddpo.updates-per-round", "2"),
 ]
@@ -205,7 +204,7 @@ def test_an_interruption_that_a_library_swallows(folder: Path, tmp_path: Path, m
         monkeypatch.setattr(interrupt, "_asked", True)
         raise OSError("a damaged file, it believes")
 
-    monkeypatch.setattr(LoraSD, "load", load)
+    monkeypatch.setattr(loop, "load", load)
     assert run_benchmark.main(arguments(folder, tmp_path)) == 130
     assert len(list(tmp_path.glob("*/lock"))) == 1 and not list(tmp_path.glob("*/failed.json"))
 

@@ -12,9 +12,9 @@ import analysis.report
 import run_benchmark
 from benchmarks import registry
 from benchmarks.api import UserError
-from benchmarks.backbone.lora_sd import LoraSD
+from benchmarks.backbone import load as load_model
+from benchmarks.backbone import lora_file
 from benchmarks.compute.ledger import Ledger
-from benchmarks.experiments import soup
 from benchmarks.records import checkpoint
 from benchmarks.records.cell import Cell
 from methods.refl import ReFL
@@ -54,14 +54,14 @@ def test_pickled_weights_of_a_backbone_are_refused(
         path.unlink()
     torch.save({"weight": Bomb(target)}, folder / part / name)
     with pytest.raises(UserError, match="not a Stable Diffusion folder with safetensors"):
-        LoraSD.load(str(folder), Ledger())
+        load_model(str(folder), Ledger())
 
 
 @pytest.mark.parametrize("name", ["pytorch_lora_weights.bin", "pytorch_lora_weights.safetensors"])
 def test_a_pickled_lora_is_refused(name: str, tmp_path: Path, target: Path):
     torch.save({"unet.weight": Bomb(target)}, tmp_path / name)
     with pytest.raises(UserError, match="not a LoRA checkpoint in safetensors"):
-        soup.read(tmp_path / name)
+        lora_file.read(tmp_path / name)
 
 
 def test_a_pickled_checkpoint_is_not_gone_on_from(tmp_path: Path, target: Path):
@@ -85,7 +85,7 @@ def test_a_model_of_the_hub_can_be_pinned(revision: str, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(StableDiffusionPipeline, "from_pretrained", load)
     with pytest.raises(UserError, match="no network in a test"):
-        LoraSD.load(f"owner/name{revision}", Ledger())
+        load_model(f"owner/name{revision}", Ledger())
     assert asked["place"] == "owner/name" and asked["use_safetensors"] is True
     assert asked["revision"] == (revision[1:] or None)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import distributed, optim, registry
-from benchmarks.backbone.lora_sd import LoraSD
+from benchmarks.backbone import load
 from benchmarks.compute.ledger import Ledger
 from benchmarks.conformance import contract
 from benchmarks.records import checkpoint
@@ -19,11 +19,11 @@ from benchmarks.records import checkpoint
 def measure(folder: Path) -> dict[str, dict]:
     """Method -> what its steps left, in this process."""
     torch.set_num_threads(1)
-    backbone = LoraSD.load(str(folder), Ledger())
+    backbone = load(str(folder), Ledger())
     generator = torch.Generator().manual_seed(1)
     for parameter in backbone.parameters():
         parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
-    start = backbone.lora_state()
+    start = backbone.weights()
     gradients: list[torch.Tensor] = []
 
     def reduce(parameters) -> None:
@@ -44,13 +44,13 @@ def run(name: str, gradients: list[torch.Tensor]) -> dict:
     ledger, results = this.backbone.ledger, []
     gradients.clear()
     for step in range(3):
-        with ledger.together():
+        with ledger.across_processes():
             result = this.method.step(step)
         results.append({"reward": result.reward, "loss": result.loss, **result.extra})
     return {
         "gradients": list(gradients),
         "results": results,
-        "weights": this.backbone.lora_state(),
+        "weights": this.backbone.weights(),
         "counts": {k: v for k, v in ledger.counts.items() if v},
         "state": this.method.state_dict(),
     }

@@ -7,23 +7,19 @@ time on CPUs, ``linear`` and ``normalisation`` time on CPUs. What each gains:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from unittest.mock import patch
-
 from diffusers.models.attention_processor import Attention as AttentionLayer
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
-from benchmarks.backbone.kernels import packed
 from benchmarks.backbone.kernels.attention import Attention
 from benchmarks.backbone.kernels.convolution import Conv2d, Upsample
 from benchmarks.backbone.kernels.linear import Linear
 from benchmarks.backbone.kernels.lora import LoraLinear
 from benchmarks.backbone.kernels.normalisation import GroupNorm
+from benchmarks.backbone.kernels.reference import reference_operators
 from benchmarks.backbone.kernels.residual import ResnetBlock
-from benchmarks.backbone.kernels.trajectory import one_trajectory
+from benchmarks.backbone.kernels.trajectory import cached_per_trajectory, one_trajectory
 
 __all__ = [
     "Attention",
@@ -33,9 +29,10 @@ __all__ = [
     "LoraLinear",
     "ResnetBlock",
     "Upsample",
+    "cached_per_trajectory",
     "install",
     "one_trajectory",
-    "plain",
+    "reference_operators",
 ]
 
 
@@ -57,15 +54,3 @@ def install(*models: nn.Module, cpu: bool) -> None:
             module.__class__ = GroupNorm
         elif cpu and type(module) is Upsample2D and Upsample.suits(module):
             module.__class__ = Upsample
-
-
-@contextmanager
-def plain() -> Iterator[None]:
-    """Inside, models do the products that their architecture says, by PyTorch's own operators."""
-    with (
-        patch.object(Conv2d, "forward", nn.Conv2d.forward),
-        patch.object(Upsample, "forward", Upsample2D.forward),
-        patch.object(packed, "AVAILABLE", False),
-        patch.object(Attention, "_of_text", Attention._keys_and_values),
-    ):
-        yield

@@ -12,15 +12,16 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor
 
 from benchmarks.backbone.fp16_range import HALF
-from benchmarks.backbone.kernels.lora import joins, side_by_side
-from benchmarks.backbone.kernels.trajectory import kept
+from benchmarks.backbone.kernels.lora import can_fuse, fused
+from benchmarks.backbone.kernels.reference import by_reference
+from benchmarks.backbone.kernels.trajectory import cached_per_trajectory
 
 #: Up to this many pixels, attention in half precision on a CPU is done in single precision.
 SHORT = 256
 
 
 class Attention(AttentionLayer):  # type: ignore[misc]
-    """Along a trajectory without gradient, keys and values of the text are computed once."""
+    """Along a trajectory without gradient, keys and values of each text are computed once."""
 
     @staticmethod
     def suits(layer: AttentionLayer) -> bool:
@@ -42,8 +43,8 @@ class Attention(AttentionLayer):  # type: ignore[misc]
         layers, text = (self.to_q, self.to_k, self.to_v), encoder_hidden_states
         if text is not None:
             q, (k, v) = self._heads(self.to_q(pixels)), self._of_text(text)
-        elif joins(layers, pixels):
-            q, k, v = map(self._heads, side_by_side(layers, pixels).chunk(3, -1))
+        elif can_fuse(layers, pixels):
+            q, k, v = map(self._heads, fused(layers, pixels).chunk(3, -1))
         else:
             q, (k, v) = self._heads(self.to_q(pixels)), self._keys_and_values(pixels)
         mixed = _attend(q, k, v).transpose(1, 2).flatten(2)
@@ -57,15 +58,17 @@ class Attention(AttentionLayer):  # type: ignore[misc]
         return self._heads(self.to_k(given)), self._heads(self.to_v(given))
 
     def _of_text(self, text: Tensor) -> tuple[Tensor, Tensor]:
-        key = self, getattr(self.to_k, "disable_adapters", None)
-        return kept(key, lambda: self._keys_and_values(text))
+        if by_reference():
+            return self._keys_and_values(text)
+        what = self, getattr(self.to_k, "disable_adapters", None)
+        return cached_per_trajectory(what, text, lambda: self._keys_and_values(text))
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Short attention in half precision in single precision, if on a CPU.
 
-    The backward pass of the half takes many times as long. With or without gradient, so that DDPO's
-    ratio is exactly 1 before the first update.
+    In half precision its backward pass is many times slower. Done with or without gradient, so that
+    DDPO's ratio is exactly 1 before the first update.
     """
     wider = q.dtype in HALF and q.device.type == "cpu" and q.shape[2] <= SHORT
     cast = wider and torch.is_autocast_enabled("cpu")

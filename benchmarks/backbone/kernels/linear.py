@@ -19,7 +19,7 @@ class Linear(nn.Linear):
         if w.requires_grad or x.dtype != w.dtype or not packed.packs_linear(w):
             return super().forward(x)
         given = x.reshape(-1, x.shape[-1]), w, self.bias
-        rows = _Frozen.apply(*given) if packed.graph(x) else packed.linear(*given)  # type: ignore
+        rows = _Frozen.apply(*given) if packed.needs_grad(x) else packed.linear(*given)  # type: ignore
         return rows.view(*x.shape[:-1], -1)
 
 

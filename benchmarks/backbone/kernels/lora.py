@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from benchmarks.backbone.kernels.packed import linear, linear_back
-from benchmarks.backbone.kernels.trajectory import keeps, kept
+from benchmarks.backbone.kernels.trajectory import cached_per_trajectory, caching
 
 
 class LoraLinear(PeftLinear):  # type: ignore[misc]
@@ -35,24 +35,28 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     """The result and x A^T, in the precision of W."""
     rows = x.to(w.dtype).flatten(0, -2)
-    down, lift = kept(a, lambda: (a.to(w.dtype), up.to(w.dtype).t()))
+    down, lift = cached_per_trajectory(
+        "both matrices", a, lambda: (a.to(w.dtype), up.to(w.dtype).t())
+    )
     inner = F.linear(rows, down)
     result = linear(rows, w, b).addmm_(inner, lift)
     return result.view(*x.shape[:-1], -1), inner
 
 
-def joins(layers: Sequence[nn.Module], x: Tensor) -> bool:
-    """Whether it saves time to do layers together: in bfloat16, which has to pay for every product
-    with the narrow matrices, and where what they share is kept.
+def can_fuse(layers: Sequence[nn.Module], x: Tensor) -> bool:
+    """Whether it saves time to do layers as one.
+
+    True for bfloat16 on a CPU inside a trajectory: there each product with a narrow matrix costs as
+    much as with one three times as wide, and what the layers share is cached.
     """
-    half = x.dtype == torch.bfloat16 and x.device.type == "cpu" and keeps()
+    half = x.dtype == torch.bfloat16 and x.device.type == "cpu" and caching()
     return half and all(
         isinstance(e, LoraLinear) and e.base_layer.bias is None and not e.disable_adapters
         for e in layers
     )
 
 
-def side_by_side(layers: Sequence[Any], x: Tensor) -> Tensor:
+def fused(layers: Sequence[Any], x: Tensor) -> Tensor:
     """The results of several layers for the same x, one behind the other in the last dimension."""
 
     def matrices() -> tuple[Tensor, Tensor, Tensor]:
@@ -61,7 +65,7 @@ def side_by_side(layers: Sequence[Any], x: Tensor) -> Tensor:
         b = torch.block_diag(*(layer.lora_B["default"].weight for layer in layers))
         return w, a.to(w.dtype), b.to(w.dtype).t()
 
-    w, down, lift = kept((*layers,), matrices)
+    w, down, lift = cached_per_trajectory((*layers,), layers[0].base_layer.weight, matrices)
     rows = x.flatten(0, -2)
     result = linear(rows, w).addmm_(F.linear(rows, down), lift)
     return result.view(*x.shape[:-1], -1)

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.backbone.kernels.reference import by_reference
+
 Pair = tuple[int, ...]
 Product = TypeVar("Product", bound=Callable[..., Tensor])
 
@@ -24,14 +26,14 @@ AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(LIBRARY, "_convolut
 BF16 = AVAILABLE and LIBRARY._is_mkldnn_bf16_supported()
 
 
-def graph(x: Tensor) -> bool:
-    """Whether what is computed from x will be asked for a gradient."""
+def needs_grad(x: Tensor) -> bool:
+    """Whether what is computed from x may be asked for its gradient with respect to x."""
     return torch.is_grad_enabled() and x.requires_grad
 
 
 def _packs(w: Tensor) -> bool:
     known = w.dtype == torch.float32 or (w.dtype == torch.bfloat16 and BF16)
-    return AVAILABLE and known and w.device.type == "cpu"
+    return AVAILABLE and known and w.device.type == "cpu" and not by_reference()
 
 
 def packs_linear(w: Tensor) -> bool:
@@ -39,8 +41,8 @@ def packs_linear(w: Tensor) -> bool:
     return w.dtype == torch.bfloat16 and _packs(w) and not torch.compiler.is_compiling()
 
 
-def remembered(weight: Tensor, name: str, make: Callable[[], Tensor]) -> Tensor:
-    """What is computed from frozen weights, anew only after these have changed."""
+def cached_per_weight(weight: Tensor, name: str, make: Callable[[], Tensor]) -> Tensor:
+    """What ``make`` computes from frozen weights, anew only after these have changed."""
     if weight.requires_grad or torch.compiler.is_compiling():
         return make()
     state = weight.data_ptr(), weight.dtype, weight._version
@@ -55,7 +57,7 @@ def linear(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     """x W^T + b, for x (rows, in) of the type of W."""
     if not packs_linear(w):
         return F.linear(x, w, b)
-    order = remembered(w, "linear", lambda: LIBRARY._reorder_linear_weight(w, len(x)))
+    order = cached_per_weight(w, "linear", lambda: LIBRARY._reorder_linear_weight(w, len(x)))
     result: Tensor = LIBRARY._linear_pointwise.default(x, order, b, "none", [], "")
     return result
 
@@ -64,10 +66,10 @@ def linear_back(gradient: Tensor, w: Tensor) -> Tensor:
     """The gradient of ``linear`` with respect to x."""
     if not packs_linear(w):
         return torch.mm(gradient, w)
-    return linear(gradient, remembered(w, "transposed", lambda: w.t().contiguous()))
+    return linear(gradient, cached_per_weight(w, "transposed", lambda: w.t().contiguous()))
 
 
-def opaque(schema: str, shape: Callable[..., Tensor]) -> Callable[[Product], Product]:
+def custom_op(schema: str, shape: Callable[..., Tensor]) -> Callable[[Product], Product]:
     """``torch.compile`` calls the function without looking into it; ``shape`` gives its result."""
 
     def register(function: Product) -> Product:
@@ -86,12 +88,12 @@ def opaque(schema: str, shape: Callable[..., Tensor]) -> Callable[[Product], Pro
     return register
 
 
-@opaque("(Tensor x, Tensor w, Tensor? b, int[] stride, int[] pad) -> Tensor", F.conv2d)
+@custom_op("(Tensor x, Tensor w, Tensor? b, int[] stride, int[] pad) -> Tensor", F.conv2d)
 def convolution(x: Tensor, w: Tensor, b: Tensor | None, stride: Pair, pad: Pair) -> Tensor:
     """``F.conv2d`` for x of the type of W."""
     if not _packs(w):
         return F.conv2d(x, w, b, stride, pad)
-    packed = remembered(
+    packed = cached_per_weight(
         w,
         "convolution",
         lambda: LIBRARY._reorder_convolution_weight(w, pad, stride, ONE, 1, x.shape),
@@ -101,7 +103,7 @@ def convolution(x: Tensor, w: Tensor, b: Tensor | None, stride: Pair, pad: Pair)
     return result
 
 
-@opaque(
+@custom_op(
     "(Tensor x, Tensor w, Tensor? b, int[] stride, int[] pad, int[] rest) -> Tensor",
     F.conv_transpose2d,
 )
@@ -112,7 +114,7 @@ def transposed_convolution(
     if not _packs(w):
         return F.conv_transpose2d(x, w, b, stride, pad, rest)
     how = pad, rest, stride, ONE, 1
-    packed = remembered(
+    packed = cached_per_weight(
         w,
         "transposed convolution",
         lambda: LIBRARY._reorder_convolution_transpose_weight(w, *how, x.shape),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from benchmarks.backbone.ddim import chain
+from benchmarks.backbone.ddim import ddim
 
 SHAPE = (2, 4, 8, 8)
 
@@ -29,7 +29,7 @@ def scheduler(prediction: str, **changes) -> DDIMScheduler:
 @pytest.mark.parametrize("to_one", [False, True])
 def test_mean_equals_the_schedulers_step(prediction: str, to_one: bool):
     theirs = scheduler(prediction, set_alpha_to_one=to_one)
-    ours = chain(theirs, 10, eta=0.0)
+    ours = ddim(theirs, 10, eta=0.0)
     generator = torch.Generator().manual_seed(0)
     for i, timestep in enumerate(ours.timesteps):
         latents, output = torch.randn(2, *SHAPE, generator=generator)
@@ -40,7 +40,7 @@ def test_mean_equals_the_schedulers_step(prediction: str, to_one: bool):
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_stochastic_step_equals_the_schedulers(prediction: str):
     theirs = scheduler(prediction)
-    ours = chain(theirs, 10, eta=1.0)
+    ours = ddim(theirs, 10, eta=1.0)
     # In single precision its 1 - alpha - std^2 cancels in the first step, to NaN on some machines.
     theirs.alphas_cumprod = theirs.alphas_cumprod.double()
     theirs.final_alpha_cumprod = theirs.final_alpha_cumprod.double()
@@ -54,12 +54,12 @@ def test_stochastic_step_equals_the_schedulers(prediction: str):
 
 def test_every_stochastic_step_has_a_density():
     for to_one in (False, True):
-        sampler = chain(scheduler("v_prediction", set_alpha_to_one=to_one), 20, eta=1.0)
+        sampler = ddim(scheduler("v_prediction", set_alpha_to_one=to_one), 20, eta=1.0)
         assert min(sampler.std(i) for i in range(20)) > 0
 
 
 def test_log_prob_is_the_mean_gaussian_log_density():
-    sampler = chain(scheduler("epsilon"), 10, eta=1.0)
+    sampler = ddim(scheduler("epsilon"), 10, eta=1.0)
     value, mean = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(0))
     normal = torch.distributions.Normal(mean, sampler.std(3))
     expected = normal.log_prob(value).flatten(1).mean(1)

@@ -12,7 +12,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from benchmarks.backbone import kernels
-from benchmarks.backbone.kernels.lora import joins
+from benchmarks.backbone.kernels.lora import can_fuse
 from benchmarks.speed import clock
 
 BF16 = torch.bfloat16
@@ -260,22 +260,22 @@ def test_queries_keys_and_values_together(compared):
     for _ in range(2):
         expected = layer(given).detach()
         with torch.no_grad(), kernels.one_trajectory():
-            assert joins(layers, given)
+            assert can_fuse(layers, given)
             compared("attention", layer(given).float(), expected.float(), 1e-2)
             for part in layers:
                 part.enable_adapters(False)
-            assert not joins(layers, given)
+            assert not can_fuse(layers, given)
             for part in layers:
                 part.enable_adapters(True)
         layer.to_v.lora_B["default"].weight.data.mul_(-2)
-    assert not joins(layers, given)
+    assert not can_fuse(layers, given)
 
 
 def test_layers_with_biases_are_done_one_by_one():
     layer = lora(True, BF16)
     with torch.no_grad(), kernels.one_trajectory():
-        assert not joins([layer], torch.zeros(1, 12, dtype=BF16))
-        assert joins([lora(True, BF16, bias=False)], torch.zeros(1, 12, dtype=BF16))
+        assert not can_fuse([layer], torch.zeros(1, 12, dtype=BF16))
+        assert can_fuse([lora(True, BF16, bias=False)], torch.zeros(1, 12, dtype=BF16))
 
 
 def test_one_convolution_saves_time():

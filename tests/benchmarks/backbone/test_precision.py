@@ -5,22 +5,22 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.backbone import load
 from benchmarks.backbone.fp16_range import GradientRange
-from benchmarks.backbone.lora_sd import LoraSD
 from benchmarks.compute.ledger import Ledger
 from benchmarks.streams import Streams
 
 
 def gradient(folder: Path, precision: str, scale: float) -> torch.Tensor:
     """Of ``scale`` times a sum of pixels, through the decoder and two sampling steps of three."""
-    model = LoraSD.load(str(folder), Ledger(), precision, memory="step")
+    model = load(str(folder), Ledger(), precision, keep="latents")
     generator = torch.Generator().manual_seed(1)
     for parameter in model.parameters():
         assert parameter.dtype == torch.float32
         parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
     noise = Streams(0).normal("noise", 0, range(2), model.latent_shape)
     trajectory = model.sample(
-        model.chain(3),
+        model.sampler(3),
         ["cat", "dog"],
         noise,
         guidance=2.0,
@@ -52,9 +52,9 @@ def test_scaling_is_exact():
     for size in (1e-30, 1.0, 1e30):
         scaled, weight = GradientRange(), torch.tensor([3.0], requires_grad=True)
         inputs = torch.tensor([1.0, 2.0], requires_grad=True)
-        scaled.leaves(weight)
-        hidden = scaled.enters(scaled.leaves(inputs * 1) * weight)
-        hidden = scaled.enters(scaled.leaves(hidden) * weight)
+        scaled.unscale_gradient_out(weight)
+        hidden = scaled.scale_gradient_in(scaled.unscale_gradient_out(inputs * 1) * weight)
+        hidden = scaled.scale_gradient_in(scaled.unscale_gradient_out(hidden) * weight)
         (size * hidden.sum()).backward()
         assert scaled.scale is not None and 0.5 <= float(scaled.scale) * size <= 2.0
         assert torch.allclose(inputs.grad, torch.full((2,), 9.0 * size))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import run_benchmark
-from benchmarks.backbone.checkpointing import PLANS
+from benchmarks.backbone.checkpointing import KEEPS
 from benchmarks.commands import plan
 from benchmarks.experiments.cells import announce, resolve
 from benchmarks.forecast import forecast
@@ -24,8 +24,8 @@ def test_methods(tiny_folder: Path, capsys):
     report = json.loads(capsys.readouterr().out)
     full = report["methods"]["alignprop-full"]
     assert full["nfe_per_step"] == 8 * 20 * 2  # the preset: 8 pictures, 20 steps, guidance
-    assert full["plans"]["store"]["steps_in_budget"] == 100000 // 320
-    flops = [full["plans"][plan]["flops_per_step"] for plan in PLANS]
+    assert full["keep"]["all"]["steps_in_budget"] == 100000 // 320
+    flops = [full["keep"][keep]["flops_per_step"] for keep in KEEPS]
     assert flops == sorted(flops) and flops[0] < flops[1] < flops[2]
     assert run_benchmark.main(arguments) == 0
     assert "ddpo" in capsys.readouterr().out

@@ -9,34 +9,38 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import registry
 from benchmarks.api import Context
 from benchmarks.backbone import kernels
-from benchmarks.backbone.checkpointing import PLANS
-from benchmarks.compute.ledger import FlopCounter
+from benchmarks.backbone.checkpointing import KEEPS
+from benchmarks.compute.flops import FlopCounter
+from benchmarks.compute.ledger import Pass
 from benchmarks.conformance import contract
 from methods.alignprop import AlignProp, Config, Truncation
 
+#: Of methods that draw rounds: sampling keeps what the update needs only if there is one.
+ONE_UPDATE = {"ddpo": {"updates_per_round": 1}, "rwr": {"updates_per_round": 1}}
 
-@pytest.mark.parametrize("plan", PLANS)
+
+@pytest.mark.parametrize("keep", KEEPS)
 @pytest.mark.parametrize("name", registry.methods.names())
-def test_flops_equal_the_flop_counter(tiny_contract: None, name: str, plan):
-    this = contract.bench(name, updates_per_round=1)
+def test_flops_equal_the_flop_counter(tiny_contract: None, name: str, keep):
+    this = contract.bench(name, **ONE_UPDATE.get(name.partition("-")[0], {}))
     backbone = this.backbone
-    backbone.use(plan)
+    backbone.use(keep)
     backbone.encode(["", *this.method.context.prompts(0, 3)])  # once, and off the clock
-    with kernels.plain(), sdpa_kernel(SDPBackend.MATH), FlopCounter() as counter:
+    with kernels.reference_operators(), sdpa_kernel(SDPBackend.MATH), FlopCounter() as counter:
         this.run(range(2))
     flops = backbone.ledger.flops
-    backbone.use("store")
+    backbone.use("all")
     assert flops == pytest.approx(counter.get_total_flops(), rel=0.01)
 
 
-@pytest.mark.parametrize(("plan", "recomputed"), [("store", 0), ("step", 32), ("unet", 64)])
-def test_counts_are_known(context: Context, plan, recomputed):
+@pytest.mark.parametrize(("keep", "recomputed"), [("all", 0), ("latents", 32), ("blocks", 64)])
+def test_counts_are_known(context: Context, keep, recomputed):
     """Batch 4, four steps, guidance counts two."""
-    context.backbone.use(plan)
+    context.backbone.use(keep)
     step(context, truncation=Truncation(mode="full"))
     totals = context.backbone.ledger.totals()
-    assert (totals["nfe"], totals["unet_backward"]) == (32, 32)
-    assert totals["unet_recompute"] == recomputed
+    assert (totals["nfe"], totals["denoiser_backward"]) == (32, 32)
+    assert totals["denoiser_recompute"] == recomputed
     assert (totals["reward_queries"], totals["reward_gradients"], totals["images"]) == (4, 4, 4)
 
 
@@ -61,13 +65,13 @@ def test_attention_is_not_free():
 def test_prices_do_not_depend_on_kernels(context: Context):
     """Those of modules that no kernel of ours touches."""
     backbone, paid = context.backbone, dict(context.backbone.ledger.prices)
-    for module in (backbone.unet, backbone.vae):
+    for module in (backbone.denoiser, backbone.autoencoder):
         for part in module.modules():
             kernel = type(part).__module__.startswith("benchmarks.")
             if kernel and not isinstance(part, kernels.LoraLinear):
                 part.__class__ = type(part).__mro__[1]
-    assert not any(isinstance(part, kernels.Conv2d) for part in backbone.unet.modules())
-    backbone._price()
+    assert not any(isinstance(part, kernels.Conv2d) for part in backbone.denoiser.modules())
+    backbone.price()
     assert backbone.ledger.prices == paid
 
 
@@ -81,8 +85,9 @@ def test_harmless_operators_are_free():
 def test_a_call_behind_its_back_is_counted(context: Context):
     backbone = context.backbone
     with torch.no_grad():
-        backbone.unet(torch.zeros(3, 4, 8, 8), 0, encoder_hidden_states=backbone.encode(["a"] * 3))
-    assert backbone.ledger.counts["unet_forward"] == 3
+        (text,) = backbone.encode(["a"] * 3)
+        backbone.denoiser(torch.zeros(3, 4, 8, 8), 0, encoder_hidden_states=text)
+    assert backbone.ledger.counts[Pass("denoiser", "forward")] == 3
 
 
 def test_evaluation_is_off_the_clock(context: Context):

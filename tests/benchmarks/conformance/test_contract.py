@@ -1,6 +1,6 @@
 """Every registered method keeps the contract; the contract catches methods that do not."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from unittest.mock import patch
 
 import pytest
@@ -26,15 +26,16 @@ def test_every_method(name: str, check: str):
 #: Regression on a model's own pictures moves slowly: large sets and batches, pictures from as many
 #: sampling steps as the model needs, and eight times the work.
 PATIENT = Trial(
-    changes={
-        "samples_per_round": 256,
-        "updates_per_round": 200,
-        "batch_size": 64,
-        "micro_batch": 64,
-        "sampling_steps": 20,
-        "guidance": 1.0,
-        "beta": 0.15,  # rewards of one prompt's pictures differ by about 10, the preset's by 0.3
-    },
+    sampling_steps=20,
+    change=lambda config: replace(
+        config,
+        samples_per_round=256,
+        updates_per_round=200,
+        batch_size=64,
+        micro_batch=64,
+        guidance=1.0,
+        beta=0.15,  # rewards of one prompt's pictures differ by about 10, the preset's by 0.3
+    ),
     stride=3,
     flops=2.28e13,
 )
@@ -50,7 +51,7 @@ def test_every_method_learns_on_the_embedded_model(name: str, monkeypatch: pytes
 class ChangesTheBase(ReFL):
     def step(self, step: int) -> StepResult:
         with torch.no_grad():
-            self.context.backbone.unet.conv_in.bias += 1e-3
+            self.context.backbone.denoiser.conv_in.bias += 1e-3
         return super().step(step)
 
 
@@ -74,8 +75,8 @@ class GoesBehindTheBack(ReFL):
     def step(self, step: int) -> StepResult:
         backbone = self.context.backbone
         with torch.no_grad():
-            backbone.unet.forward(
-                torch.zeros(1, *backbone.latent_shape), 0, backbone.encode(["cat"])
+            backbone.denoiser.forward(
+                torch.zeros(1, *backbone.latent_shape), 0, *backbone.encode(["cat"])
             )
         return super().step(step)
 
@@ -115,7 +116,7 @@ class KeepsHiddenState(ReFL):
     def __init__(self, config, context) -> None:
         super().__init__(config, context)
         self.passes = 0
-        context.backbone.unet.register_forward_hook(lambda *_: self.saw_a_pass())
+        context.backbone.denoiser.register_forward_hook(lambda *_: self.saw_a_pass())
 
     def saw_a_pass(self) -> None:
         self.passes += 1
@@ -136,7 +137,7 @@ class ErasesItsTraces(ReFL):
 
 class DoesEverythingInEveryProcess(ReFL):
     def step(self, step: int) -> StepResult:
-        with patch.object(refl, "parts", lambda items, size: [items]):
+        with patch.object(refl, "micro_batches", lambda items, size: [items]):
             return super().step(step)
 
 
@@ -194,8 +195,8 @@ def test_it_catches_a_wrong_sign(monkeypatch: pytest.MonkeyPatch):
         (HasNoDefault, "configuration", "every field of Config needs a default"),
         (DoesNotExplain, "configuration", "say what rate means"),
         (HasAFieldThatTomlCannotSay, "configuration", "rate must be complex"),
-        (ChangesTheBase, "only_lora_moves", "a base weight changed"),
-        (NotFinite, "only_lora_moves", "no LoRA matrix changed"),
+        (ChangesTheBase, "only_what_is_trained_moves", "a frozen weight changed"),
+        (NotFinite, "only_what_is_trained_moves", "no trained weight changed"),
         (NotFinite, "two_steps_are_finite", "reward is nan"),
         (UsesGlobalRandomness, "same_seed_same_result", r"context\.streams"),
         (Forgets, "resuming_changes_nothing", r"state_dict\(\) misses something"),

@@ -6,38 +6,40 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from benchmarks.backbone.checkpointing import PLANS
-from benchmarks.backbone.lora_sd import LoraSD
+from benchmarks.backbone import load
+from benchmarks.backbone.base import BaseBackbone
+from benchmarks.backbone.checkpointing import KEEPS
 from benchmarks.compute.ledger import KINDS, Ledger
 from benchmarks.conformance import contract
-from benchmarks.forecast import forecast
+from benchmarks.forecast import dry_run, forecast, peak_memory
+from benchmarks.forecast.ladder import ladder
 from benchmarks.forecast.live_bytes import Live
-from benchmarks.forecast.meta_model import Model
+from benchmarks.forecast.meta_model import MetaModel
 from benchmarks.forecast.shapes import SHAPES
 
 METHODS = ["alignprop", "alignprop-full", "ddpo", "rwr", "refl"]
 
 
 @pytest.fixture(scope="module")
-def tiny(tiny_folder: Path) -> Model:
-    return Model(str(tiny_folder), "fp32")
+def tiny(tiny_folder: Path) -> MetaModel:
+    return MetaModel(str(tiny_folder), "fp32")
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_counts_are_those_of_the_run(tiny: Model, tiny_contract: None, name: str, monkeypatch):
-    monkeypatch.setattr(forecast, "STEPS", 3)
+def test_counts_are_those_of_the_run(tiny: MetaModel, tiny_contract: None, name: str, monkeypatch):
+    monkeypatch.setattr(dry_run, "STEPS", 3)
     this = contract.bench(name)
     this.run(range(3))
-    rows = forecast.counted(name, this.method.config, tiny, "store")  # type: ignore[attr-defined]
+    rows = dry_run.counted(name, this.method.config, tiny, "all")  # type: ignore[attr-defined]
     assert {k: sum(row[k] for row in rows) for k in KINDS} == {
         k: this.counts.get(k, 0) for k in KINDS
     }
-    prices = {k: v for k, v in this.backbone.ledger.prices.items() if "reward" not in k}
-    expected = {k: v for k, v in tiny.prices.items() if "reward" not in k and "inside" not in k}
-    assert {k: v for k, v in prices.items() if "inside" not in k} == expected
+    prices = {k: v for k, v in this.backbone.ledger.prices.items() if k.part != "reward"}
+    assert prices == {k: v for k, v in tiny.prices.items() if k.part != "reward"}
+    assert all(prices.values())
 
 
-def pack(backbone: LoraSD) -> None:
+def pack(backbone: BaseBackbone) -> None:
     """One pass forth and back, so that frozen weights have their copies."""
     text, latents = backbone.encode(["a cat"]), torch.zeros(1, *backbone.latent_shape)
     with backbone.ledger.paused():
@@ -47,41 +49,39 @@ def pack(backbone: LoraSD) -> None:
         parameter.grad = None
 
 
-@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("keep", KEEPS)
 @pytest.mark.parametrize("name", ["alignprop-full", "ddpo"])
-def test_peak_memory_is_that_of_the_run(name: str, plan, monkeypatch):
+def test_peak_memory_is_that_of_the_run(name: str, keep):
     """On the embedded model, every storage of the real step tracked."""
-    monkeypatch.setattr(forecast, "STEPS", 1)
     this = contract.bench(name)
-    this.backbone.use(plan)
+    this.backbone.use(keep)
     pack(this.backbone)
     try:
         with Live() as live:
             this.run(range(1))
     finally:
-        this.backbone.use("store")
-    planned = forecast.peak(name, this.method.config, _emoji(), plan)  # type: ignore[attr-defined]
+        this.backbone.use("all")
+    config = this.method.config  # type: ignore[attr-defined]
+    planned = peak_memory.peak(name, config, _emoji(), keep, range(1))
     assert planned == pytest.approx(live.peak, rel=0.1)
 
 
-@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("keep", KEEPS)
 @pytest.mark.parametrize("name", ["alignprop-full", "ddpo", "rwr"])
-def test_a_few_micro_batches_tell_of_many(tiny: Model, name: str, plan, monkeypatch):
-    monkeypatch.setattr(forecast, "STEPS", 2)
-    many = {"batch_size": 16, "samples_per_round": 16, "updates_per_round": 1}
-    config = contract.small_config(name, **many)
-    assert [divisor for divisor, _ in forecast._shares(config)][:2] == [4, 2]
-    few = forecast.peak(name, config, tiny, plan)
-    monkeypatch.setattr(forecast, "_shares", lambda config: [])
-    assert few == pytest.approx(forecast.peak(name, config, tiny, plan), rel=0.001)
+def test_a_few_micro_batches_tell_of_many(tiny: MetaModel, name: str, keep, monkeypatch):
+    config = contract.small_config(name).resized(16)
+    assert [fewer.update_size for fewer in peak_memory.smaller(config)] == [4, 8]
+    few = peak_memory.peak(name, config, tiny, keep, range(2))
+    monkeypatch.setattr(peak_memory, "smaller", lambda config: [])
+    assert few == pytest.approx(peak_memory.peak(name, config, tiny, keep, range(2)), rel=0.001)
 
 
-_models: list[Model] = []
+_models: list[MetaModel] = []
 
 
-def _emoji() -> Model:
+def _emoji() -> MetaModel:
     if not _models:
-        _models.append(Model("emoji", "fp32"))
+        _models.append(MetaModel("emoji", "fp32"))
     return _models[0]
 
 
@@ -100,32 +100,32 @@ def test_live_counts_what_lives():
         assert live.now == 0
 
 
-def test_the_plan_that_fits(tiny: Model, tiny_contract: None, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(forecast, "STEPS", 1)
+def test_what_fits_is_kept(tiny: MetaModel, tiny_contract: None, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(dry_run, "STEPS", 1)
     config = contract.bench("alignprop-full").method.config  # type: ignore[attr-defined]
     cpu = torch.device("cpu")
-    assert forecast.choose("alignprop-full", config, "some/hub-id", "fp32", cpu) == "step"
-    monkeypatch.setattr(forecast, "Model", lambda *arguments: tiny)
-    peaks = [forecast.peak("alignprop-full", config, tiny, plan) for plan in PLANS]
+    assert peak_memory.choose("alignprop-full", config, "some/hub-id", "fp32", cpu) == "latents"
+    monkeypatch.setattr(peak_memory, "MetaModel", lambda *arguments: tiny)
+    peaks = [peak_memory.peak("alignprop-full", config, tiny, keep, range(1)) for keep in KEEPS]
     assert peaks == sorted(peaks, reverse=True)
-    for plan, free in zip(PLANS, peaks, strict=True):
-        free = (free + tiny.packed_bytes) / forecast.FILL
-        monkeypatch.setattr(forecast, "available", lambda device, free=free: free)
-        assert forecast.choose("alignprop-full", config, "tiny", "fp32", cpu) == plan
+    for keep, free in zip(KEEPS, peaks, strict=True):
+        free = (free + tiny.packed_bytes) / peak_memory.FILL
+        monkeypatch.setattr(peak_memory, "available", lambda device, free=free: free)
+        assert peak_memory.choose("alignprop-full", config, "tiny", "fp32", cpu) == keep
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_copies_of_packed_weights_are_counted(tiny_folder: Path, precision):
-    backbone = LoraSD.load(str(tiny_folder), Ledger(), precision)
+    backbone = load(str(tiny_folder), Ledger(), precision)
     pack(backbone)
-    copies, seen = list[torch.Tensor](), list(backbone.unet.parameters())
-    seen += backbone.vae.decoder.parameters()
+    copies, seen = list[torch.Tensor](), list(backbone.denoiser.parameters())
+    seen += backbone.autoencoder.decoder.parameters()
     while seen:  # what is made of weights may be packed in its turn
         made = [value for _, value in vars(seen.pop()).values() if value.dim() > 1]
         seen += [value for value in made if not value.is_mkldnn]
         copies += made
     found = sum(copy.numel() * copy.element_size() for copy in copies)
-    assert found == pytest.approx(Model(str(tiny_folder), precision).packed_bytes, rel=0.2)
+    assert found == pytest.approx(MetaModel(str(tiny_folder), precision).packed_bytes, rel=0.2)
 
 
 @pytest.mark.parametrize(
@@ -141,8 +141,8 @@ def test_shapes_have_the_published_number_of_parameters(name: str, parameters: i
 @pytest.mark.slow
 def test_the_papers_ladder():
     """SD v1.5, one guided prediction, 16 bits, attention probabilities kept."""
-    model = Model("sd15", "fp16")
-    rungs = forecast.ladder(model)
+    model = MetaModel("sd15", "fp16")
+    rungs = ladder(model)
     assert model.trainable == 797_184
     assert rungs["stored_per_sampling_step"] / forecast.GIB == pytest.approx(7.2, abs=0.1)
     assert rungs["stored_all"] / forecast.GIB == pytest.approx(358, rel=0.02)

@@ -9,7 +9,8 @@ from conftest import tiny_pipeline
 from safetensors.torch import save_file
 
 import run_benchmark
-from benchmarks.backbone.lora_sd import LoraSD
+from benchmarks.backbone import lora_file
+from benchmarks.backbone.stable_diffusion import StableDiffusion
 from benchmarks.compute.ledger import Ledger
 from benchmarks.experiments import soup
 from benchmarks.harness.evaluate import pictures
@@ -17,34 +18,34 @@ from benchmarks.harness.evaluate import pictures
 PROMPTS = ["cat", "dog"]
 
 
-def random_state(backbone: LoraSD, seed: int) -> soup.State:
+def random_state(backbone: StableDiffusion, seed: int) -> lora_file.State:
     generator = torch.Generator().manual_seed(seed)
-    return {k: torch.randn(v.shape, generator=generator) for k, v in backbone.lora_state().items()}
+    return {k: torch.randn(v.shape, generator=generator) for k, v in backbone.weights().items()}
 
 
-def products(state: soup.State) -> dict[str, torch.Tensor]:
-    names = [k.removesuffix(soup.A) for k in state if k.endswith(soup.A)]
-    return {n: state[n + soup.B].double() @ state[n + soup.A].double() for n in names}
+def products(state: lora_file.State) -> dict[str, torch.Tensor]:
+    names = [k.removesuffix(lora_file.A) for k in state if k.endswith(lora_file.A)]
+    return {n: state[n + lora_file.B].double() @ state[n + lora_file.A].double() for n in names}
 
 
 @pytest.fixture
-def two(backbone: LoraSD, tmp_path: Path) -> list[Path]:
+def two(backbone: StableDiffusion, tmp_path: Path) -> list[Path]:
     """Two checkpoints with every matrix non-zero."""
     folders = [tmp_path / "one", tmp_path / "two"]
     for seed, folder in enumerate(folders):
-        backbone.save_lora(folder, random_state(backbone, seed))
+        backbone.save_weights(folder, random_state(backbone, seed))
     return folders
 
 
-def test_reading_gives_what_was_saved(backbone: LoraSD, two: list[Path]):
+def test_reading_gives_what_was_saved(backbone: StableDiffusion, two: list[Path]):
     expected = random_state(backbone, 0)
-    found = soup.read(two[0])
+    found = lora_file.read(two[0])
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[k], expected[k]) for k in expected)
 
 
-def test_a_soup_mixes_the_products(backbone: LoraSD, two: list[Path]):
-    one, other = map(soup.read, two)
+def test_a_soup_mixes_the_products(backbone: StableDiffusion, two: list[Path]):
+    one, other = map(lora_file.read, two)
     for size in (None, 11):
         mixed = products(soup.mix([one, other], [0.3, -0.7], size))
         for name, value in products(one).items():
@@ -57,11 +58,11 @@ def test_a_soup_mixes_the_products(backbone: LoraSD, two: list[Path]):
 
 
 def test_a_soup_draws_what_the_mixed_weight_matrices_draw(two: list[Path]):
-    states = list(map(soup.read, two))
-    model = LoraSD(tiny_pipeline(), Ledger(), rank=8)
-    model.load_lora_state(soup.mix(states, [0.05, 0.1]))
+    states = list(map(lora_file.read, two))
+    model = StableDiffusion(tiny_pipeline(), Ledger(), rank=8)
+    model.load_weights(soup.mix(states, [0.05, 0.1]))
     drawn = pictures(model, PROMPTS, 4, 2.0)
-    plain = LoraSD(tiny_pipeline(), Ledger())
+    plain = StableDiffusion(tiny_pipeline(), Ledger())
     before = pictures(plain, PROMPTS, 4, 2.0)
     deltas = [products(state) for state in states]
     with torch.no_grad():
@@ -72,22 +73,22 @@ def test_a_soup_draws_what_the_mixed_weight_matrices_draw(two: list[Path]):
     assert (drawn - before).abs().max() > 1e-2
 
 
-def test_alpha_scales_the_product(backbone: LoraSD, tmp_path: Path):
+def test_alpha_scales_the_product(backbone: StableDiffusion, tmp_path: Path):
     state = random_state(backbone, 0)
     metadata = {"lora_adapter_metadata": json.dumps({"unet.lora_alpha": 8, "unet.r": 4})}
     tensors = {f"unet.{key}": value for key, value in state.items()}
     save_file(tensors, tmp_path / "alpha.safetensors", metadata=metadata)
-    found = products(soup.read(tmp_path / "alpha.safetensors"))
+    found = products(lora_file.read(tmp_path / "alpha.safetensors"))
     for name, value in products(state).items():
         torch.testing.assert_close(found[name], 2 * value, atol=1e-5, rtol=1e-5)
 
 
-def test_adapters_in_part_of_the_chain(backbone: LoraSD):
+def test_adapters_in_part_of_the_chain(backbone: StableDiffusion):
     def draw(*part: float) -> torch.Tensor:
         return pictures(backbone, PROMPTS, 4, 2.0, part=part)
 
     whole, early, late, none = draw(0, 1), draw(0, 0.5), draw(0.5, 1), draw(0, 0)
-    base = pictures(LoraSD(tiny_pipeline(), Ledger()), PROMPTS, 4, 2.0)
+    base = pictures(StableDiffusion(tiny_pipeline(), Ledger()), PROMPTS, 4, 2.0)
     torch.testing.assert_close(none, base)
     torch.testing.assert_close(draw(0, 1), whole)  # switched on again afterwards
     different = [whole, early, late, none]

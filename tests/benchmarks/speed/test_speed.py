@@ -10,8 +10,9 @@ import torch
 from conftest import tiny_pipeline
 
 from benchmarks.api import UserError
-from benchmarks.backbone.lora_sd import LoraSD
-from benchmarks.compute.ledger import Ledger
+from benchmarks.backbone.stable_diffusion import StableDiffusion
+from benchmarks.compute.ledger import KINDS, Ledger
+from benchmarks.compute.ledger import passes as count
 from benchmarks.speed import __main__ as speed
 from benchmarks.speed import clock, growth, levers, memory, models, startup
 from benchmarks.speed.ideal import Ideal
@@ -45,37 +46,37 @@ def test_every_lever_leaves_the_gradient_as_it_is(tiny_models, gradients, monkey
 
 
 PASSES = {
-    "full, recomputed": ((STEPS, "step"), lambda ideal: ideal.alignprop(STEPS, False)),
-    "full, stored": ((STEPS, "store"), lambda ideal: ideal.alignprop(STEPS, True)),
-    "K=1": ((1, "store"), lambda ideal: ideal.alignprop(1, True)),
+    "full, recomputed": ((STEPS, "latents"), lambda ideal: ideal.alignprop(STEPS, False)),
+    "full, stored": ((STEPS, "all"), lambda ideal: ideal.alignprop(STEPS, True)),
+    "K=1": ((1, "all"), lambda ideal: ideal.alignprop(1, True)),
     "DDPO": (None, lambda ideal: ideal.ddpo()),
 }
 
 
 @pytest.mark.parametrize("what", PASSES)
 def test_the_ideal_loop_does_the_passes_of_ours(what: str):
-    backbone = LoraSD(tiny_pipeline(), Ledger())
+    backbone = StableDiffusion(tiny_pipeline(), Ledger())
     ours = Ours(backbone, batch=BATCH, steps=STEPS, guidance=2.5)
     arguments, bare = PASSES[what]
-    run = ours.alignprop(*arguments) if arguments else ours.ddpo("store")
+    run = ours.alignprop(*arguments) if arguments else ours.ddpo("all")
     ideal = Ideal(backbone, BATCH, STEPS)
     assert passes(backbone, lambda: bare(ideal)) == passes(backbone, run)
 
 
-def passes(backbone: LoraSD, run: Callable[[], None]) -> dict[str, int]:
+def passes(backbone: StableDiffusion, run: Callable[[], None]) -> dict[str, int]:
     """Samples through U-Net and decoder, forward and backward, as the ledger counts them."""
     counts = backbone.ledger.counts
     counts.clear()
     run()
-    kinds = ("unet_backward", "unet_backward_first", "decode_forward", "decode_backward")
-    forward = counts["unet_forward"] + counts["unet_recompute"]
-    return {"unet": forward} | {kind: counts[kind] for kind in kinds}
+    forward = count(counts, "denoiser", "forward", "recompute")
+    others = [kind for kind in KINDS if "backward" in kind.name or kind.part == "decoder"]
+    return {"denoiser": forward} | {kind.name: counts[kind] for kind in others}
 
 
 def test_what_saves_a_third_of_the_passes_saves_time(tiny_models):
     """A third is saved, so 1.33 is expected."""
     pairs = levers.pairs(BATCH, STEPS)
-    for name in ("plan store instead of step (AlignProp, full)", KEPT):
+    for name in ("all kept instead of latents (AlignProp, full)", KEPT):
         fast, plain = pairs[name]
         seconds = clock.in_turns({"fast": fast, "plain": plain}, 5)
         assert clock.ratio(seconds, "plain", "fast")["median"] > 1.05, name
@@ -92,8 +93,8 @@ def test_the_command(tiny_models, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     small = speed.Setting(model="embedded", batch=2, steps=2, guidance=2.5, rounds=2)
     monkeypatch.setattr(speed, "SETTINGS", (small,))
     monkeypatch.setattr(speed, "native_bf16", lambda: True)
-    check = {"pixels": 64, "steps": 4, "plans": {}}
-    planned = {"target_bytes": 7.5e9, "planned_bytes": {"unet": 4e9}, "check": check}
+    check = {"pixels": 64, "steps": 4, "keep": {}}
+    planned = {"target_bytes": 7.5e9, "planned_bytes": {"blocks": 4e9}, "check": check}
     monkeypatch.setattr(memory, "measure", lambda: planned)
     waits = {"seconds": {"--help": [0.3]}, "target_seconds": startup.TARGETS}
     monkeypatch.setattr(startup, "measure", lambda: waits)
@@ -164,7 +165,7 @@ def test_growth_and_levers_are_written(tiny_models, tmp_path: Path, monkeypatch)
 
 @pytest.mark.slow
 def test_the_planner_agrees_with_a_model_of_the_shape_of_sd15():
-    for found in memory.check(steps=2)["plans"].values():
+    for found in memory.check(steps=2)["keep"].values():
         assert found["planned_bytes"] == pytest.approx(found["measured_bytes"], rel=0.1)
 
 
