@@ -101,7 +101,8 @@ def _changed(config: Any) -> Any:
 
 def _other(value: Any, kind: Any) -> Any:
     """Another value than ``value`` of the type ``kind``."""
-    origin, options = typing.get_origin(kind), typing.get_args(kind)
+    origin = typing.get_origin(kind)
+    options = typing.get_args(kind)
     if dataclasses.is_dataclass(value):
         return _changed(value)
     if origin is typing.Literal:
@@ -120,7 +121,8 @@ def _other(value: Any, kind: Any) -> Any:
 
 def _same(first: Any, second: Any, prefix: str = "") -> Iterator[str]:
     for entry in dataclasses.fields(first):
-        one, other = getattr(first, entry.name), getattr(second, entry.name)
+        one = getattr(first, entry.name)
+        other = getattr(second, entry.name)
         if dataclasses.is_dataclass(one):
             yield from _same(one, other, f"{prefix}{entry.name}.")
         elif one == other:
@@ -177,7 +179,8 @@ def explained(config: Any, sources: Mapping[str, str], prefix: str = "", note: s
     ``sources`` names the layer of each dotted field name. What is said of a table, ``note``, is
     said of each of its fields: where the defaults of a method's optimizer come from, say.
     """
-    cls, fields = type(config), []
+    cls = type(config)
+    fields = []
     kinds = typing.get_type_hints(cls)
     texts = {name: f"{text} {note}".strip() for name, text in meanings(cls).items()}
     for name in texts:

@@ -83,12 +83,7 @@ def _named(known: registry.Registry, name: str) -> Any:
 
 
 def _read_task(path: Path) -> Task:
-    try:
-        file = build(TaskFile, read_toml(path), str(path))
-    except UserError as error:
-        if "missing" not in str(error):
-            raise
-        raise UserError(f"{error}; benchmarks/tasks/animals.toml is a model") from error
+    file = build(TaskFile, read_toml(path), str(path))
     if file.template.count("{}") != 1:
         raise UserError(f"{path}: template must be a string with {{}} where the prompt goes")
     task = Task(
@@ -223,7 +218,8 @@ def checked(cls: type, values: Any, where: str, below: Any = None) -> dict[str, 
     Raises UserError as ``build`` does, but nothing need be there.
     """
     _require_table(values, where)
-    kinds, found = _kinds(cls), {}
+    kinds = _kinds(cls)
+    found = {}
     for key, value in values.items():
         if key not in kinds:
             raise UserError(f"{where}: unknown key {key!r}; {hint(key, kinds)}")
@@ -261,7 +257,8 @@ NO_MATCH = object()
 def _converted(kind: Any, value: Any, where: str) -> Any:
     """``value`` if it is of the type, an int as the float that is wanted, a list as a tuple, a
     table as the dataclass; else NO_MATCH. Mistakes inside of tables raise UserError."""
-    origin, options = typing.get_origin(kind), typing.get_args(kind)
+    origin = typing.get_origin(kind)
+    options = typing.get_args(kind)
     if kind is Any:
         return value
     if origin is typing.Literal:
@@ -284,7 +281,8 @@ def _converted(kind: Any, value: Any, where: str) -> Any:
 
 def _wanted(kind: Any) -> str:
     """A type in words."""
-    origin, options = typing.get_origin(kind), typing.get_args(kind)
+    origin = typing.get_origin(kind)
+    options = typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(map(_wanted, options))
     if origin is typing.Literal:

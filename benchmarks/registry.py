@@ -1,6 +1,6 @@
 """One lazy registry for methods, rewards, backbones, tasks and suites.
 
-Names come through three doors: files in this tree, entry points of installed packages (group
+Names come from three sources: files in this tree, entry points of installed packages (group
 ``alignprop_bench.plugins``: modules that register things), and files given with ``--plugin``. The
 tree's Python files are read for the names they register and imported only when one of these is
 asked for; its TOML files are entries under their own names. A name is never overwritten, and what
@@ -37,7 +37,7 @@ Thing = TypeVar("Thing", bound=Callable[..., Any])
 #: What could not be imported -> why.
 broken: dict[str, str] = {}
 #: The plugin that is being imported, as ``--list`` will name it.
-_door: str | None = None
+_source: str | None = None
 
 
 def hint(name: str, known: Iterable[str]) -> str:
@@ -68,7 +68,7 @@ class Registry:
         self.kind, self.folder = kind, ROOT / folder
         self.entries: dict[str, Any] = {}
         self.origins: dict[str, str] = {}
-        self.abouts: dict[str, str] = {}
+        self.summaries: dict[str, str] = {}
         self.variants: dict[str, Variant] = {}
         self._modules: dict[str, str] = {}  # of names in this tree, imported or not
 
@@ -92,11 +92,11 @@ class Registry:
         module = thing.__module__
         if name in self.entries or self._modules.get(name, module) != module:
             raise UserError(
-                f"{self.kind} {name!r} from {_door or module} is already registered by "
+                f"{self.kind} {name!r} from {_source or module} is already registered by "
                 f"{self.origins[name]}; give it another name"
             )
-        self.entries[name], self.abouts[name] = thing, about
-        self.origins[name] = self._modules.get(name) or _door or module
+        self.entries[name], self.summaries[name] = thing, about
+        self.origins[name] = self._modules.get(name) or _source or module
 
     def get(self, name: str) -> Any:
         """The thing of that name; an unknown name is an error with the nearest known one.
@@ -149,11 +149,11 @@ class Registry:
             module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
             for name, about in _declared(path):
                 self._modules[name] = self.origins[name] = module
-                self.abouts[name] = about
+                self.summaries[name] = about
         for path in sorted(self.folder.glob("*.toml")):
             self.entries[path.stem] = path
             self.origins[path.stem] = path.relative_to(ROOT).as_posix()
-            self.abouts[path.stem] = first_sentence(_comment(path))
+            self.summaries[path.stem] = first_sentence(_comment(path))
 
 
 def _comment(path: Path) -> str:
@@ -235,13 +235,14 @@ def register_suite(name: str) -> Callable[[Callable[[], Path]], Callable[[], Pat
 
 
 @contextmanager
-def _through(door: str) -> Iterator[None]:
-    global _door
-    before, _door = _door, door
+def _registering_from(source: str) -> Iterator[None]:
+    global _source
+    before = _source
+    _source = source
     try:
         yield
     finally:
-        _door = before
+        _source = before
 
 
 @functools.cache
@@ -250,7 +251,7 @@ def load_entry_points() -> None:
     for point in entry_points(group=GROUP):
         package = f"{point.dist.name} {point.dist.version}" if point.dist else "an entry point"
         try:
-            with _through(package):
+            with _registering_from(package):
                 point.load()
         except Exception as error:  # noqa: BLE001 - a foreign plugin may fail in any way
             broken[f"{package} ({point.value})"] = f"{type(error).__name__}: {error}"
@@ -264,7 +265,7 @@ def load_plugin(path: Path) -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up by name
     try:
-        with _through(str(path)):
+        with _registering_from(str(path)):
             spec.loader.exec_module(module)
     except UserError as error:
         raise UserError(f"--plugin {path}: {error}") from error

@@ -152,7 +152,7 @@ def fresh_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     for known in registry.KINDS.values():
         for name in known.names():
             known.get(name)
-        for table in ("entries", "origins", "abouts", "variants"):
+        for table in ("entries", "origins", "summaries", "variants"):
             monkeypatch.setattr(known, table, dict(getattr(known, table)))
 
 

@@ -24,11 +24,12 @@ from analysis.claims import MEASURES
 from analysis.figures import FIGURES, TABLES
 from benchmarks import registry
 from benchmarks.cli import cli
-from benchmarks.commands import evaluate, plan, reference
+from benchmarks.commands import evaluate, plan
 from benchmarks.commands import run as running
 from benchmarks.commands import suite as suites
 from benchmarks.conformance import learns
 from benchmarks.experiments import suite
+from benchmarks.experiments.requests import Chosen
 
 ROOT = Path(run_benchmark.__file__).parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("[!.]*/README.md")]
@@ -101,7 +102,7 @@ def command(words: list[str], folder: Path, compare: bool, monkeypatch: pytest.M
         assert evaluate.parse(rest).checkpoints
     elif verb == "suite":
         options = suites.parse(rest)
-        assert suite.load(suite.Chosen(suite=options.suite, backbone=options.backbone))
+        assert suite.load(Chosen(suite=options.suite, backbone=options.backbone))
     elif verb in ("status", "report") and not Path(rest[0]).exists():
         return  # of runs from another page
     elif verb == "search":
@@ -212,9 +213,3 @@ def test_the_page_of_suites_names_every_key_figure_table_and_measure():
     names = [field.name for cls in classes for field in dataclasses.fields(cls)]
     names += [name for name, entry in FIGURES.items() if entry.of != "speed"]
     assert not [name for name in [*names, *TABLES, *MEASURES] if f"`{name}`" not in text]
-
-
-def test_the_reference_is_current():
-    assert reference.FILE.read_text("utf-8") == reference.text(), (
-        "python run_benchmark.py reference"
-    )

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 from diffusers import StableDiffusionPipeline
-from diffusers.utils import convert_state_dict_to_peft
+from diffusers.utils import convert_unet_state_dict_to_peft
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -48,7 +48,7 @@ def read(path: Path) -> State:
         raise UserError(f"{file}: not a LoRA of the denoiser alone")
     (part,) = parts
     plain = {key.removeprefix(f"{part}."): value.float() for key, value in layers.items()}
-    state: State = convert_state_dict_to_peft(plain)
+    state: State = convert_unet_state_dict_to_peft(plain)
     for key in [key for key in state if key.endswith(B)]:
         rank, name = state[key].shape[1], key.removesuffix(B)
         alpha = (alphas or {}).get(f"{part}.{name}.alpha", meta.get(f"{part}.lora_alpha", rank))

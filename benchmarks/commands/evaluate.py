@@ -13,7 +13,6 @@ pictures start from the noise of the runs' own evaluations. Each evaluation leav
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from dataclasses import dataclass
@@ -23,38 +22,16 @@ from typing import Any
 import tyro
 
 from benchmarks.cli import cli, load_plugins
+from benchmarks.experiments.requests import Request
 
 
 @tyro.conf.configure(tyro.conf.DisallowNone)
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Request):
     """What to evaluate, and on what."""
 
     checkpoints: tyro.conf.Positional[tuple[Path, ...]] = ()
     """Cells, folders or .safetensors files; none: the base model alone."""
-    mix: tuple[float, ...] = ()
-    """One coefficient per checkpoint: evaluate the mix of their products B A."""
-    sweep: int = 0
-    """Evaluate this many even mixes, ends included, of two checkpoints or of one and the base."""
-    parts: int = 0
-    """Use the LoRA matrices only in the first, and only in the last, k of so many parts of the
-    sampling steps, for every k (the paper's early/late experiment)."""
-    prompts: tuple[str, ...] = ()
-    """Prompts, or one text file with a prompt per line. Default: the task's two splits."""
-    images: int = 4
-    """Pictures per prompt of --prompts."""
-    task: str | None = None
-    """Default: the first checkpoint's, or animals."""
-    reward: str | None = None
-    """Default: the first checkpoint's, or jpeg."""
-    held_out: tuple[str, ...] | None = None
-    """Rewards that are only reported. Default: the first checkpoint's, or the task's."""
-    backbone: str | None = None
-    """Default: the first checkpoint's, or emoji."""
-    out: Path = Path("runs")
-    """Where the evaluation's directory goes."""
-    plugin: tuple[Path, ...] = ()
-    """Python files that register rewards. They are run."""
 
 
 def parse(arguments: list[str]) -> Options:
@@ -71,9 +48,7 @@ def main(arguments: list[str]) -> int:
     load_plugins(options.plugin)
     from benchmarks.experiments import checkpoints
 
-    fields = [f.name for f in dataclasses.fields(checkpoints.Request)]
-    request = checkpoints.Request(**{name: getattr(options, name) for name in fields})
-    folder = checkpoints.run(request)
+    folder = checkpoints.run(options)
     lines = (folder / "evals.jsonl").read_text("utf-8").splitlines()
     print(table([json.loads(line) for line in lines]))
     print(f"\nRecords and pictures: {folder}{os.sep}")

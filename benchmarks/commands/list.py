@@ -27,22 +27,24 @@ def main(arguments: list[str]) -> int:
     options: Options = cli(
         Options, args=arguments, prog="run_benchmark.py list", description=__doc__
     )
+    broken = []
     for plugin in options.plugin:
         try:
             registry.load_plugin(plugin)
         except UserError as error:
-            registry.broken[str(plugin)] = str(error).removeprefix(f"--plugin {plugin}: ")
+            broken.append(str(error))
     for kind in options.kinds or registry.KINDS:
         if kind not in registry.KINDS:
             raise UserError(f"list {kind}: choose from {', '.join(registry.KINDS)}")
         known = registry.KINDS[kind]
         print(f"{kind}:")
         for name in known.names():
-            print(f"  {name:24} {known.abouts[name]}{_unit(kind, name)} [{known.origins[name]}]")
+            print(f"  {name:24} {known.summaries[name]}{_unit(kind, name)} [{known.origins[name]}]")
         for pattern in known.patterns():
-            print(f"  {pattern:24} {known.abouts[pattern]} [{known.origins[pattern]}]")
-    for where, why in registry.broken.items():
-        print(f"broken: {where}: {why}")
+            print(f"  {pattern:24} {known.summaries[pattern]} [{known.origins[pattern]}]")
+    broken += [f"{where}: {why}" for where, why in registry.broken.items()]
+    for text in broken:
+        print(f"broken: {text}")
     return 0
 
 

@@ -93,8 +93,9 @@ def of_suite(options: Options) -> list[Planned]:
     """Every kind of cell of a suite; what differs in reward and seed alone costs the same."""
     from benchmarks.config import load_preset
     from benchmarks.experiments import suite
+    from benchmarks.experiments.requests import Chosen
 
-    chosen = suite.Chosen(
+    chosen = Chosen(
         suite=options.suite or "",
         backbone=options.backbone,
         quick=options.quick,

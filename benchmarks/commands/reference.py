@@ -118,7 +118,7 @@ def _methods() -> Iterator[str]:
     for name in registry.methods.names():
         cls = registry.methods.get(name)
         if name in registry.methods.variants:
-            yield f"### {name}\n\n{registry.methods.abouts[name]}."
+            yield f"### {name}\n\n{registry.methods.summaries[name]}."
             continue
         small = config.flat(preset.methods.get(name, {}))
         rows = [
@@ -137,7 +137,8 @@ def _methods() -> Iterator[str]:
 
 
 def _fields(settings: Any, prefix: str = "", note: str = "") -> Iterator[tuple[str, str, str, Any]]:
-    kinds, said = typing.get_type_hints(type(settings)), meanings(type(settings))
+    kinds = typing.get_type_hints(type(settings))
+    said = meanings(type(settings))
     for entry in dataclasses.fields(settings):
         value = getattr(settings, entry.name)
         if dataclasses.is_dataclass(value):
@@ -158,12 +159,14 @@ def _rewards() -> str:
     for name in registry.rewards.names():
         cls = registry.rewards.get(name)
         gradient = "yes" if cls.differentiable else f"no; stand-in: {cls.stand_in or 'none'}"
-        rows.append([f"`{name}`", registry.rewards.abouts[name], cls.unit, gradient, cls.reference])
+        rows.append(
+            [f"`{name}`", registry.rewards.summaries[name], cls.unit, gradient, cls.reference]
+        )
     return _table(["name", "meaning", "unit", "gradient", "reference"], rows)
 
 
 def _listed(known: registry.Registry) -> str:
-    rows = [[f"`{n}`", known.abouts[n], f"`{known.origins[n]}`"] for n in known.names()]
+    rows = [[f"`{n}`", known.summaries[n], f"`{known.origins[n]}`"] for n in known.names()]
     return _table(["name", "what", "where"], rows)
 
 

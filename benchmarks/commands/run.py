@@ -215,10 +215,12 @@ def _nested(names: list[str], values: Any) -> dict[str, Any]:
     """The values of these dotted names, as nested tables."""
     found: dict[str, Any] = {}
     for name in names:
-        table, value = found, values
+        table = found
+        value = values
         *tables, last = name.split(".")
         for part in tables:
-            table, value = table.setdefault(part, {}), getattr(value, part)
+            table = table.setdefault(part, {})
+            value = getattr(value, part)
         table[last] = getattr(value, last)
     return found
 

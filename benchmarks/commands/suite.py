@@ -9,26 +9,19 @@ from pathlib import Path
 import tyro
 
 from benchmarks.cli import LAUNCHING, Launching, cli, load_plugins
+from benchmarks.experiments.requests import Chosen
 
 
 @tyro.conf.configure(tyro.conf.DisallowNone)
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Chosen):
     """What to reproduce."""
 
     suite: tyro.conf.Positional[str]
     """A name (see list suites), or the TOML file of your own."""
-    backbone: str = "emoji"
-    """A name (see list backbones), a TOML file of your own, a diffusers folder or a hub id."""
-    quick: bool = False
-    """The same tables and figures from one seed and small budgets, with wide intervals."""
-    only: tuple[str, ...] = ()
-    """Names of tables and figures. Default: all of them."""
     out: Path | None = None
     """Where results go; what is finished there is not run again. Default: results, or
     runs/SUITE-quick with --quick."""
-    plugin: tuple[Path, ...] = ()
-    """Python files that register what the suite names, or hold its rewards. They are run."""
     launching: LAUNCHING = field(default_factory=Launching)
     """Many cells at once."""
 
@@ -49,16 +42,9 @@ def main(arguments: list[str]) -> int:
     from benchmarks import distributed
     from benchmarks.experiments import suite
 
-    chosen = suite.Chosen(
-        suite=options.suite,
-        backbone=options.backbone,
-        quick=options.quick,
-        only=options.only,
-        plugin=options.plugin,
-    )
     usual = Path(f"runs/{Path(options.suite).stem}-quick" if options.quick else "results")
     out = options.out or usual
-    failed = suite.run(chosen, out, options.launching)
+    failed = suite.run(options, out, options.launching)
     if distributed.rank() == 0:
         for name, reason in failed.items():
             print(f"{name} failed: {reason}", file=sys.stderr)

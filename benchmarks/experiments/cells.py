@@ -159,7 +159,8 @@ def run_cells(
     all cells refuse for the same reason.
     """
     harness = Harness(out, track=track)
-    done, failed = list[Path](), dict[str, Exception]()
+    done = list[Path]()
+    failed = dict[str, Exception]()
     alike = len({(spec.method, spec.seed) for spec in cells}) < len(cells)  # by these alone
     for spec in sorted(cells, key=lambda spec: Cell(out, spec.description()).failed):
         name = f"{spec.method}, seed {spec.seed}"

@@ -25,40 +25,10 @@ from benchmarks.config import build, check_task, load_preset, load_task
 from benchmarks.distributed import start
 from benchmarks.experiments import soup
 from benchmarks.experiments.cells import refuse_code
+from benchmarks.experiments.requests import Request
 from benchmarks.harness.evaluate import calibrate, evaluate, pictures
 from benchmarks.harness.spec import reported
 from benchmarks.records.cell import save_pictures, write_json
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What to evaluate, and on what."""
-
-    checkpoints: tuple[Path, ...] = ()
-    """Cells, folders or .safetensors files; none: the base model alone."""
-    mix: tuple[float, ...] = ()
-    """One coefficient per checkpoint: evaluate the mix of their products B A."""
-    sweep: int = 0
-    """Evaluate this many even mixes, ends included, of two checkpoints or of one and the base."""
-    parts: int = 0
-    """Use the LoRA matrices only in the first, and only in the last, k of so many parts of the
-    chain, for every k (the paper's early/late experiment)."""
-    prompts: tuple[str, ...] = ()
-    """Prompts, or one text file with a prompt per line. Default: the task's two splits."""
-    images: int = 4
-    """Pictures per prompt of --prompts."""
-    task: str | None = None
-    """Default: the first checkpoint's, or animals."""
-    reward: str | None = None
-    """Default: the first checkpoint's, or jpeg."""
-    held_out: tuple[str, ...] | None = None
-    """Rewards that are only reported. Default: the first checkpoint's, or the task's."""
-    backbone: str | None = None
-    """Default: the first checkpoint's, or emoji."""
-    out: Path = Path("runs")
-    """Where the evaluation's directory goes."""
-    plugin: tuple[Path, ...] = ()
-    """Python files that register rewards. They are run."""
 
 
 @dataclass(frozen=True)

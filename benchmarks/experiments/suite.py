@@ -41,6 +41,7 @@ from benchmarks.distributed import rank, start
 from benchmarks.experiments import checkpoints
 from benchmarks.experiments.cells import announce, resolve
 from benchmarks.experiments.launch import Around, run_here_or_launched
+from benchmarks.experiments.requests import Chosen, Request
 from benchmarks.forecast import forecast
 from benchmarks.forecast.ladder import rungs
 from benchmarks.forecast.meta_model import MetaModel
@@ -134,6 +135,18 @@ class Trial:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Primary:
+    """The one finding of a suite that is named beforehand, and not corrected for the others."""
+
+    item: str
+    """The table or figure whose claim it is."""
+    claim: int
+    """Which of its claims, from 1."""
+    reward: str
+    """The reward that it is about."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Item:
     """One table or figure: the keys of its file, over those of the suite's."""
 
@@ -167,6 +180,8 @@ class Item:
     """What is tabulated."""
     claims: tuple[Claim, ...] = ()
     """What the source says."""
+    primary: Primary | None = None
+    """The suite's primary finding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,22 +239,6 @@ class Loaded:
                 ):
                     found[reward, label, spec.seed] = spec
         return found
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chosen:
-    """Which suite, for which backbone, and which part of it."""
-
-    suite: str
-    """A name (see list suites), or the TOML file of your own."""
-    backbone: str = "emoji"
-    """A name (see list backbones), a TOML file of your own, a diffusers folder or a hub id."""
-    quick: bool = False
-    """The same tables and figures from one seed and small budgets, with wide intervals."""
-    only: tuple[str, ...] = ()
-    """Names of tables and figures. Default: all of them."""
-    plugin: tuple[Path, ...] = ()
-    """Python files that register what the suite names, or hold its rewards. They are run."""
 
 
 def load(chosen: Chosen) -> list[Loaded]:
@@ -342,7 +341,7 @@ class Evaluation:
 
     folder: Path
     cells: tuple[Path, ...]
-    options: checkpoints.Request
+    options: Request
 
     @property
     def ready(self) -> bool:
@@ -362,7 +361,7 @@ def evaluations(loaded: Loaded, cells: Mapping[Any, Spec], runs: Path) -> Iterat
             name = f"evaluate-{kind}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
             options: Any = {"checkpoints": paths, "out": runs, kind: number}
             named = tuple(map(Path, loaded.named))
-            yield Evaluation(runs / name, paths, checkpoints.Request(**options, plugin=named))
+            yield Evaluation(runs / name, paths, Request(**options, plugin=named))
 
 
 def counted(items: Sequence[Loaded], preset: Preset) -> dict[tuple[Trial, str], int]:

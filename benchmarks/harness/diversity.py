@@ -31,7 +31,8 @@ def within_prompts(features: Tensor, prompts: Sequence[str]) -> float:
 
     0: a prompt always gives the same picture. NaN if no prompt has two pictures.
     """
-    distance, means = 1 - _cosines(features), []
+    distance = 1 - _cosines(features)
+    means = []
     for prompt in dict.fromkeys(prompts):
         rows = [i for i, p in enumerate(prompts) if p == prompt]
         if len(rows) > 1:

@@ -1,7 +1,7 @@
 """Ctrl-C and SIGTERM end a run even where a library swallows the KeyboardInterrupt.
 
-Some catch everything while they load a file and report a damaged file instead; taken at its word,
-that would be a failed cell.
+Some catch everything while they load a file, and report a damaged file instead. Believing that
+error would mark the cell as failed.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from benchmarks.harness.placebo import placebo
 from benchmarks.harness.spec import Spec
 from benchmarks.records import tracking
 from benchmarks.records.cell import Cell, write_json
-from benchmarks.records.circumstances import facts
+from benchmarks.records.circumstances import circumstances
 from benchmarks.streams import Streams
 
 #: So many pictures per split are kept of the evaluations between the first and the last.
@@ -64,7 +64,7 @@ class Harness:
 
     def run(self, spec: Spec, progress: Progress = lambda share, text: None) -> Path:
         """Run one cell unless it is done; returns its directory."""
-        around = {"sources": dict(spec.sources), **facts(self.device)}
+        around = {"sources": dict(spec.sources), **circumstances(self.device)}
         cell = Cell(self.out, spec.description(), around, self.track)
         with cell.claimed():
             if cell.done:
@@ -81,7 +81,7 @@ class Harness:
         return cell.path
 
     def base(self, key: str, measure: Callable[[], Found]) -> Found:
-        """What there is to know of the base model, measured once per distinct key."""
+        """Cache a measurement of the base model across cells, once per distinct key."""
         if key not in self._base:
             self._base[key] = measure()
         found: Found = self._base[key]
@@ -188,7 +188,8 @@ class Run:
 
     def train(self) -> None:
         """Step until the budget is spent; evaluate the last state that fits each share of it."""
-        budget, (state, pending) = self.spec.budget, self._start()
+        budget = self.spec.budget
+        state, pending = self._start()
         if self.normalisers and rank() == 0:
             write_json(self.cell.path / "normalisers.json", self.normalisers)
         saved = time.monotonic()
@@ -207,7 +208,8 @@ class Run:
                 self.cell.append("steps", {"step": state.step} | record)
                 self.progress(spent, f"reward {result.reward:.4g}")
             while pending and budget.reached(pending[0], spent):
-                exact = spent == pending[0] > 0  # a first step without cost is no base model
+                # Step 1 may cost nothing; it still is not the base model.
+                exact = spent == pending[0] and spent > 0
                 self._evaluate(state if exact else before, pending.pop(0))
             if spent > 1:
                 state = before  # the step that did not fit never happened
@@ -233,7 +235,8 @@ class Run:
         return self._snapshot(saved["step"]), saved["pending"]
 
     def _keep(self) -> Keep:
-        spec, device = self.spec, self.harness.device
+        spec = self.spec
+        device = self.harness.device
         if spec.keep != "auto":
             return spec.keep
         return from_first(

@@ -32,7 +32,8 @@ def bar(name: str) -> Iterator[Callable[[float, str], None]]:
                 task, completed=share, description=f"{name}: {text}"
             )
         return
-    start, printed = time.monotonic(), 0
+    start = time.monotonic()
+    printed = 0
 
     def update(share: float, text: str) -> None:
         nonlocal printed

@@ -13,7 +13,7 @@ import torch
 from benchmarks.distributed import processes
 
 
-def facts(device: torch.device) -> dict[str, Any]:
+def circumstances(device: torch.device) -> dict[str, Any]:
     """Device, processes, threads, Python and the state of this checkout."""
     cuda = device.type == "cuda"
     return {
@@ -29,7 +29,8 @@ def facts(device: torch.device) -> dict[str, Any]:
 def git() -> dict[str, Any] | None:
     """The commit, and whether tracked files differ from it; None outside of a repository."""
     try:
-        commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "-uno")
+        commit = _git("rev-parse", "HEAD")
+        changes = _git("status", "--porcelain", "-uno")
     except (OSError, subprocess.CalledProcessError):
         return None
     return {"commit": commit, "changed": bool(changes)}

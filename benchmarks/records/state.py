@@ -28,7 +28,8 @@ def collect(roots: list[Path]) -> dict[str, tuple[str, str]]:
             raise UserError(f"status: {root} is no directory")
         there = {file.parent for name in ("lock", "cell.json") for file in root.glob(f"*/{name}")}
         for path in sorted(there):
-            found, known = look(path), cells.get(path.name, ("missing", ""))
+            found = look(path)
+            known = cells.get(path.name, ("missing", ""))
             cells[path.name] = min(found, known, key=lambda cell: STATES.index(cell[0]))
     return cells
 

@@ -66,7 +66,8 @@ class Tracker:
             found = {k: v for k, v in record.items() if k not in counters} | record["rewards"]
             head = record["split"]
         else:
-            found, head = dict(record), name
+            found = dict(record)
+            head = name
         numbers = {
             f"{head}/{key}": float(value)
             for key, value in found.items()

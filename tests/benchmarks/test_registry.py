@@ -160,7 +160,9 @@ def test_a_broken_plugin_is_listed_and_harms_nobody(tmp_path: Path):
     plugin.write_text("import no_such_module\n")
     done = command("--list", "methods", "--plugin", str(plugin))
     assert done.returncode == 0 and "  ddpo " in done.stdout
-    assert f"broken: {plugin}: ModuleNotFoundError: No module named 'no_such_m" in done.stdout
+    assert (
+        f"broken: --plugin {plugin}: ModuleNotFoundError: No module named 'no_such_m" in done.stdout
+    )
 
 
 def test_the_list_imports_nothing_heavy():
@@ -179,7 +181,7 @@ def test_names_read_without_importing_are_the_registered_ones(known: registry.Re
     for path in known.folder.glob("[!_]*.py"):
         importlib.import_module(f"{known.folder.name}.{path.stem}")
     assert read | set(known.patterns()) == set(known.entries)
-    assert all(known.abouts[name] for name in read)
+    assert all(known.summaries[name] for name in read)
 
 
 @pytest.mark.parametrize("text", ["syntax error(", "import no_such_module", "1 / 0"])

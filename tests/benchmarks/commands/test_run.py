@@ -13,7 +13,6 @@ from benchmarks import config
 from benchmarks.commands import run
 from benchmarks.config import method_config
 from benchmarks.experiments.cells import announce, resolve
-from benchmarks.harness.spec import Spec
 
 ROOT = Path(run_benchmark.__file__).parent
 
@@ -138,10 +137,7 @@ def test_code_that_a_cell_file_names_is_not_run(tiny_folder: Path, tmp_path: Pat
     ("change", "message"),
     [
         ({"seed": "a"}, "seed must be int, not 'a'"),
-        ({"prompts": 3}, "task must be a table, not 3"),
-        ({"config": {"batch_sise": 3}}, "config: unknown key 'batch_sise'; did you mean"),
         ({"method": "refk"}, "unknown method 'refk'; did you mean 'refl'"),
-        ({"budget": {"kind": "steps"}}, "budget: missing amount"),
     ],
 )
 def test_a_damaged_file_is_one_clear_line(change, message, tiny_folder, tmp_path, capsys):
@@ -158,11 +154,3 @@ def test_a_file_that_is_no_cell(tmp_path: Path, capsys):
         assert run_benchmark.main(["run", str(tmp_path / "cell.json")]) == 2
         assert str(tmp_path / "cell.json") in capsys.readouterr().err
     assert run_benchmark.main(["run", str(tmp_path / "none.json")]) == 2
-
-
-def test_an_announced_cell_is_read_back_as_it_was(tiny_folder: Path, tmp_path: Path):
-    given = {"backbone": str(tiny_folder), "task": str(tiny_folder / "few.toml")}
-    cells = resolve({"alignprop-k1": [], "ddpo": [], "rwr": [], "refl": []}, **given)
-    announce(cells, tmp_path)
-    found = [Spec.read(path) for path in tmp_path.glob("*/cell.json")]
-    assert sorted(found, key=lambda s: s.method) == sorted(cells, key=lambda s: s.method)

@@ -13,6 +13,7 @@ from benchmarks import config
 from benchmarks.api import UserError
 from benchmarks.experiments import suite
 from benchmarks.experiments.cells import announce, code_files, refuse_code, resolve
+from benchmarks.experiments.requests import Chosen
 from benchmarks.harness import spec as spec_module
 from benchmarks.harness.spec import Spec
 from benchmarks.records.cell import Cell
@@ -57,7 +58,7 @@ def test_the_suite_of_today_is_what_is_recorded(monkeypatch):
     monkeypatch.setattr("benchmarks.experiments.cells.default_precision", lambda: "fp32")
     names = {
         Cell(runs, spec.description()).path.name
-        for loaded in suite.load(suite.Chosen(suite="paper"))
+        for loaded in suite.load(Chosen(suite="paper"))
         for spec in loaded.cells("emoji").values()
     }
     assert names == {path.parent.name for path in runs.glob("*/cell.json")}
@@ -67,7 +68,7 @@ def test_every_value_has_a_source():
     (spec,) = resolve({"refl": [({"batch_size": 2}, "mine")]}, given={"seeds": "command line"})
     values = {f"config.{key}" for key in config.flat(spec.description()["config"])}
     assert values | {
-        *("backbone", "reward", "seed", "memory", "compile", "rank", "task", "budget"),
+        *("backbone", "reward", "seed", "keep", "compile", "rank", "task", "budget"),
         *("evaluation", "held_out", "precision"),
     } == set(spec.sources)
     assert spec.sources["config.batch_size"] == "mine"

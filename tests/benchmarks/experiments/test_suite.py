@@ -12,8 +12,9 @@ from analysis import __main__, published
 from benchmarks import registry
 from benchmarks.cli import parse_shard
 from benchmarks.config import load_preset, load_task, read_toml
-from benchmarks.experiments import suite
+from benchmarks.experiments import launch, suite
 from benchmarks.experiments.cells import run_cells
+from benchmarks.experiments.requests import Chosen
 from benchmarks.forecast.shapes import SHAPES
 from benchmarks.records.cell import Cell
 
@@ -116,9 +117,18 @@ def test_it_runs_in_pieces_and_goes_on_and_can_be_drawn_again(
     assert ran(place) == second
 
 
-def test_what_is_missing_is_said(place: Path, tiny_folder: Path, capsys, tmp_path: Path):
-    words = ["--only", "curves", "--quick", "--out", str(tmp_path)]
-    assert run_benchmark.main(arguments(place, tiny_folder, *words)) == 0
+def test_what_is_missing_is_said(place: Path, tiny_folder: Path, monkeypatch, tmp_path: Path):
+    """And cells are launched from their files, here one after the other in this process."""
+    launched = []
+
+    def local(commands: list[list[str]], jobs: int, out: Path) -> None:
+        launched.extend(commands)
+        assert all(run_benchmark.main(command) == 0 for command in commands) and jobs == 3
+
+    monkeypatch.setattr(launch, "local", local)
+    words = ["--only", "curves", "--quick", "--out", str(tmp_path), "--launch", "local"]
+    assert run_benchmark.main(arguments(place, tiny_folder, *words, "--jobs", "3")) == 0
+    assert [Path(file).name for _, file, *_ in launched] == ["cell.json"] * 2
     page = (tmp_path / "README.md").read_text()
     assert "2 of 3 cells" in page
     index = json.loads((tmp_path / "tiny" / "suite.json").read_text())
@@ -129,7 +139,7 @@ def test_what_is_missing_is_said(place: Path, tiny_folder: Path, capsys, tmp_pat
 def test_full_finetuning_trains_and_saves_all_weights(place: Path, tiny_folder: Path, tmp_path):
     from diffusers import UNet2DConditionModel
 
-    chosen = suite.Chosen(suite=str(place / "small.toml"), backbone=str(tiny_folder), quick=True)
+    chosen = Chosen(suite=str(place / "small.toml"), backbone=str(tiny_folder), quick=True)
     _, weights = suite.load(chosen)
     spec = weights.cells(str(tiny_folder))["jpeg", "all", 0]
     (cell,), failed = run_cells([spec], tmp_path)
@@ -142,7 +152,7 @@ def test_full_finetuning_trains_and_saves_all_weights(place: Path, tiny_folder: 
 
 
 def paper(backbone: str = "emoji", quick: bool = False) -> list[suite.Loaded]:
-    return suite.load(suite.Chosen(suite="paper", backbone=backbone, quick=quick))
+    return suite.load(Chosen(suite="paper", backbone=backbone, quick=quick))
 
 
 def test_the_paper_is_five_seeds_of_shared_cells_that_shards_partition(tmp_path: Path):
@@ -293,7 +303,7 @@ def test_a_mistake_in_a_suite_is_one_clear_line(shared, item, message, tmp_path,
 
 
 def test_every_value_of_a_suites_cell_says_where_it_comes_from(place: Path, tiny_folder: Path):
-    chosen = suite.Chosen(suite=str(place / "small.toml"), backbone=str(tiny_folder), quick=True)
+    chosen = Chosen(suite=str(place / "small.toml"), backbone=str(tiny_folder), quick=True)
     curves, _ = suite.load(chosen)
     spec = curves.cells(str(tiny_folder))["jpeg", "first", 0]
     item, shared = place / "small" / "curves.toml", place / "small.toml"
@@ -315,7 +325,7 @@ def test_code_that_a_suite_names_is_not_run(tmp_path: Path, capsys):
     assert run_benchmark.main(["suite", str(tmp_path / "mine.toml"), "--out", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert f"--plugin {code}" in error and error.count("\n") == 1
-    chosen = suite.Chosen(suite=str(tmp_path / "mine.toml"), plugin=(code,))
+    chosen = Chosen(suite=str(tmp_path / "mine.toml"), plugin=(code,))
     assert len(suite.load(chosen)[0].cells("emoji")) == 1
 
 
@@ -325,5 +335,5 @@ def test_a_plugin_adds_a_suite(place: Path, fresh_registry):
         """Two small items."""
         return place / "small.toml"
 
-    assert [one.name for one in suite.load(suite.Chosen(suite="ours"))] == ["curves", "weights"]
-    assert registry.suites.abouts["ours"] == "Two small items."
+    assert [one.name for one in suite.load(Chosen(suite="ours"))] == ["curves", "weights"]
+    assert registry.suites.summaries["ours"] == "Two small items."

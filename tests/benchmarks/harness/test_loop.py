@@ -1,89 +1,103 @@
-"""The loop around a method: the scale it is handed, the placebo, and what still fits a budget."""
+"""The loop around a method: budgets, evaluation times, the base model."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from safetensors.torch import load_file
 
-from benchmarks import registry
-from benchmarks.api import Reward
-from benchmarks.experiments.cells import resolve
-from benchmarks.harness.loop import Harness
+import run_benchmark
+from benchmarks.compute.ledger import Ledger
+from benchmarks.experiments import cells
+from benchmarks.harness import loop
+from methods.alignprop import AlignProp
+from methods.ddpo import DDPO
 
-
-class Redness(Reward):
-    """Ten times the red channel, and what it is shown."""
-
-    unit, reference, differentiable = "red", "toy", True
-    shown: list[Tensor]
-
-    def __init__(self, device: object) -> None:
-        type(self).shown = []
-
-    def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        self.shown.append(images.detach())
-        return 10 * images[:, 0].mean((1, 2))
+SMALL = [
+    *("--alignprop.batch-size", "2", "--alignprop.micro-batch", "2"),
+    *("--alignprop.sampling-steps", "4", "--ddpo.sampling-steps", "4"),
+    *("--ddpo.samples-per-round", "4", "--ddpo.samples-per-prompt", "2", "--ddpo.micro-batch", "2"),
+    *("--alignprop.optimizer.lr", "0.1"),  # so that a few steps can be seen
+]
 
 
-@pytest.fixture
-def redness(monkeypatch: pytest.MonkeyPatch) -> type[Redness]:
-    monkeypatch.setitem(registry.rewards.entries, "redness", Redness)
-    return Redness
+def run(folder: Path, out: Path, *more: str) -> int:
+    both = ["--methods", "alignprop", "ddpo", "--backbone", str(folder), "--out", str(out)]
+    both += ["--task", str(folder / "few.toml")]
+    return run_benchmark.main([*both, *SMALL, *more])
 
 
-def cells(tiny_folder: Path, method: str, budget: str, values: dict, **more) -> list:
-    place = {"backbone": str(tiny_folder), "task": str(tiny_folder / "few.toml")}
-    layers = {method: [(values, "test")]}
-    return resolve(layers, reward="redness", held_out=(), budget=budget, **place, **more)
+def records(out: Path, method: str, name: str) -> list[dict]:
+    (cell,) = out.glob(f"{method}-*")
+    lines = (cell / f"{name}.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
 
 
-REFL = {"batch_size": 2, "micro_batch": 2, "sampling_steps": 2, "earliest": 0, "latest": 1}
-RWR = {
-    "samples_per_round": 8,
-    "samples_per_prompt": 4,
-    "updates_per_round": 3,
-    "batch_size": 4,
-    "micro_batch": 4,
-    "sampling_steps": 2,
-}
+@pytest.fixture(scope="module")
+def finished(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs")
+    assert run(tiny_folder, out, "--budget", "flops=6e8") == 0
+    return out
 
 
-def lines(path: Path, name: str) -> list[dict]:
-    return [json.loads(line) for line in (path / f"{name}.jsonl").read_text().splitlines()]
+def test_budget_is_spent_and_never_exceeded(finished: Path):
+    for method in ("alignprop", "ddpo"):
+        steps = records(finished, method, "steps")
+        assert 0 < steps[-1]["flops"] <= 6e8
+        assert steps[-1]["flops"] + 2 * max(s["flops"] / s["step"] for s in steps) > 6e8
+        for e in records(finished, method, "evals"):
+            assert e["flops"] <= e["fraction"] * 6e8
 
 
-def test_the_scale_is_that_of_the_base_models_pictures(redness, tiny_folder, tmp_path):
-    (spec,) = cells(tiny_folder, "refl", "steps=2", REFL)
-    path = Harness(tmp_path, torch.device("cpu")).run(spec)
-    recorded = json.loads((path / "normalisers.json").read_text())["redness"]
-    base = next(line for line in lines(path, "evals") if line["split"] == "train")
-    values = torch.tensor([image["rewards"]["redness"] for image in base["per_image"]]).double()
-    assert recorded["mean"] == pytest.approx(float(values.mean()), rel=1e-5)
-    assert recorded["deviation"] == pytest.approx(float(values.std(correction=0)), rel=1e-3)
-
-
-def test_a_placebo_learns_elsewhere_at_the_same_cost_and_is_another_cell(
-    redness, tiny_folder, tmp_path
+def test_another_evaluation_schedule_trains_to_the_same_weights(
+    finished: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    real, placebo = (
-        cells(tiny_folder, "refl", "steps=3", REFL, placebo=placebo)[0] for placebo in (False, True)
+    monkeypatch.setattr(cells, "fractions", lambda factor: (0.0, 0.3, 1.0))
+    assert run(tiny_folder, tmp_path, "--budget", "flops=6e8") == 0
+    for method in ("alignprop", "ddpo"):
+        assert {e["fraction"] for e in records(tmp_path, method, "evals")} == {0.0, 0.3, 1.0}
+        (one,), (other,) = (out.glob(f"{method}-*/*.safetensors") for out in (finished, tmp_path))
+        expected, found = load_file(one), load_file(other)
+        assert expected.keys() == found.keys()
+        assert all(torch.equal(expected[k], found[k]) for k in expected)
+
+
+def test_a_first_step_that_fails_fails_before_any_evaluation(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    def failing(*_: object) -> None:
+        raise RuntimeError("no memory left")
+
+    monkeypatch.setattr(AlignProp, "step", failing)
+    monkeypatch.setattr(DDPO, "step", failing)
+    monkeypatch.setattr(loop, "evaluate", lambda *_: pytest.fail("evaluated first"))
+    monkeypatch.setattr(loop, "choose", lambda *_: "latents")
+    assert run(tiny_folder, tmp_path, "--budget", "flops=6e8") == 1
+    assert "alignprop, seed 0 failed: no memory left" in capsys.readouterr().err
+
+
+def test_a_first_step_that_costs_nothing_is_not_the_base_model(
+    finished: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    spent = Ledger.spent
+    monkeypatch.setattr(
+        Ledger, "spent", lambda self, kind: spent(self, kind) * (self.optimizer_steps > 1)
     )
-    assert "placebo" not in real.description() and placebo.description()["placebo"] is True
-    paths = [Harness(tmp_path, torch.device("cpu")).run(spec) for spec in (real, placebo)]
-    steps = [lines(path, "steps") for path in paths]
-    assert [step["flops"] for step in steps[0]] == [step["flops"] for step in steps[1]]
-    assert [step["loss"] for step in steps[0]] != [step["loss"] for step in steps[1]]
-    assert all("redness" in line["rewards"] for line in lines(paths[1], "evals"))
+    assert run(tiny_folder, tmp_path, "--budget", "flops=6e8") == 0
+    for method in ("alignprop", "ddpo"):
+        found, expected = (
+            [e for e in records(out, method, "evals") if e["fraction"] == 0.0]
+            for out in (tmp_path, finished)
+        )
+        assert found == expected and {e["step"] for e in found} == {0}
 
 
-def test_updates_that_ask_the_reward_nothing_still_fit_a_budget_of_queries(
-    redness, tiny_folder, tmp_path
-):
-    (spec,) = cells(tiny_folder, "rwr", "queries=16", RWR)
-    path = Harness(tmp_path, torch.device("cpu")).run(spec)
-    assert len(lines(path, "steps")) == 6
-    ends = {line["fraction"]: line["step"] for line in lines(path, "evals")}
-    assert ends == {0.0: 0, 1 / 16: 0, 1 / 8: 0, 1 / 4: 0, 1 / 2: 3, 1.0: 6}
+@pytest.mark.parametrize("budget", ["steps=2", "queries=8", "nfe=64", "seconds=2"])
+def test_every_kind_of_budget(tiny_folder: Path, tmp_path: Path, budget: str):
+    assert run(tiny_folder, tmp_path, "--budget", budget) == 0
+    kind, amount = budget.split("=")
+    if kind == "steps":
+        assert len(records(tmp_path, "ddpo", "steps")) == int(amount)
+    if kind == "queries":
+        assert records(tmp_path, "ddpo", "steps")[-1]["reward_queries"] == int(amount)
