@@ -21,11 +21,9 @@ import pandas as pd
 
 from analysis.records import (
     BUDGETS,
-    PLACEBO,
     Note,
     ReportError,
     natural,
-    plain,
     read_evals,
     read_json,
     read_lines,
@@ -49,7 +47,7 @@ class Cell:
 
     @property
     def placebo(self) -> bool:
-        """Whether its rewards were shuffled in training, so that it could learn nothing."""
+        """Whether its rewards were without meaning in training, so that it could learn nothing."""
         return bool(self.info.get("placebo"))
 
 
@@ -58,7 +56,7 @@ class Comparison:
     """Cells with the same rules, task, train reward, backbone, kind of budget and evaluation.
 
     They differ in method, configuration, rank and seed, and in a suite also in the amount of the
-    budget. Placebos, whose rewards were shuffled, stand with the runs of the reward itself.
+    budget. Placebos, whose rewards were without meaning, stand with the runs of the reward itself.
 
     ``evals`` has one row per (cell, split, step, fraction): these, label, seed, the cumulative
     ``COUNTERS``, spent (in ``budget_unit``), ``MEASURES``, per_image, whole, kept and one column
@@ -242,16 +240,7 @@ def _info(path: Path) -> dict[str, Any]:
     missing = [name for name in NEEDED if name not in info]
     if missing:
         raise ReportError(f"foreign: cell.json has no {', '.join(missing)}")
-    return _placebo(info) if info["reward"].startswith(PLACEBO) else info
-
-
-def _placebo(info: Mapping[str, Any]) -> dict[str, Any]:
-    """``info`` with the reward itself for the shuffled one, which must have been reported too."""
-    reward = plain(info["reward"])
-    reported = [name for name in info["reported"] if not name.startswith(PLACEBO)]
-    if reward not in reported:
-        raise ReportError(f"a placebo has to report {reward} itself (held_out)")
-    return {**info, "reward": reward, "reported": reported, "placebo": True}
+    return info
 
 
 def _key(info: Mapping[str, Any], any_amount: bool) -> str:
@@ -301,7 +290,7 @@ def _compare(
             )
         )
         evals.append(run.evals.assign(label=label))
-    trained = {plain(run.info.get("train_reward", run.info["reward"])) for run in runs}
+    trained = {run.info.get("train_reward", run.info["reward"]) for run in runs}
     trained.add(info["reward"])
     evals = [frame for frame in evals if not frame.empty] or evals[:1]
     return Comparison(
@@ -345,6 +334,6 @@ def _labels(infos: Sequence[Mapping[str, Any]]) -> list[str]:
         mine = settings(info)
         keys = [k for k in mine if any(c.get(k) != mine[k] for c in known[info["method"]])]
         values = ", ".join(f"{key.rpartition('.')[2]}={mine[key]}" for key in keys)
-        values = ", ".join(filter(None, ("shuffled" if info.get("placebo") else "", values)))
+        values = ", ".join(filter(None, ("placebo" if info.get("placebo") else "", values)))
         labels.append(f"{info['method']} ({values})" if values else info["method"])
     return labels

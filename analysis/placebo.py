@@ -1,8 +1,8 @@
 """What a method gains from rewards that say nothing: its placebo's share of every gain.
 
-A placebo is the same method with the same settings, its rewards dealt out at random among the
-pictures of a batch. What it gains comes from the training as such; a gain is *learnt* only above
-it.
+A placebo is the same method with the same settings, its rewards mirrored at the base model's mean
+by a coin toss per picture. What it gains comes from the training as such; a gain is *learnt* only
+above it.
 """
 
 from __future__ import annotations

@@ -24,9 +24,6 @@ MEASURES = {
     "drift": "1 - cosine",
     "collapse": "cosine",
 }
-#: A reward whose values were dealt out at random in training: a placebo, from which nothing can be
-#: learnt. In reports the reward itself stands for it.
-PLACEBO = "shuffled:"
 SPLITS = {"train": "training", "unseen": "unseen"}  # of a run's evaluations, and in words
 # budget kind -> (column of the evaluations, divisor, axis label)
 BUDGETS = {
@@ -100,11 +97,6 @@ def read_lines(path: Path, notes: list[Note]) -> list[dict[str, Any]]:
             raise ReportError(f"{path.name} line {number} is not an object")
         records.append(record)
     return records
-
-
-def plain(reward: str) -> str:
-    """The reward itself, of a placebo's too."""
-    return reward.removeprefix(PLACEBO)
 
 
 def read_evals(path: Path, info: Mapping[str, Any], notes: list[Note]) -> pd.DataFrame:

@@ -185,7 +185,7 @@ def _page(root: Path, items: Sequence[Item]) -> Iterator[str]:
         "is *primary* and stands outside that correction. Queries, FLOPs and seconds are one "
         "finding.\n"
         "- *Learnt*: whether a gain is above that of a placebo, the same method trained on "
-        "shuffled rewards; without one it is not known.\n"
+        "rewards without meaning; without one it is not known.\n"
         "- Published numbers are as certain as they say: *source*, read in the primary source; "
         "*figure*, read off its figure by eye; *quoted*, by a third party; *weak*, from one "
         "summary note.\n"

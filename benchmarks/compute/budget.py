@@ -39,6 +39,9 @@ class Budget:
             )
         return cls(kind, value)
 
+    def __str__(self) -> str:
+        return f"{self.kind}={self.amount:g}"
+
     def times(self, factor: float) -> Budget:
         """So many times the amount. Raises UserError for a factor below 1."""
         if not 1 <= factor < float("inf"):

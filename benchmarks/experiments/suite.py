@@ -66,6 +66,10 @@ class Arm:
     """Values over the preset's, nested like the method's Config."""
     rank: int = 4
     """Of the LoRA matrices; 0: all weights are trained."""
+    placebo: bool = False
+    """Trained on the reward without meaning, so that the report knows what others have learnt."""
+    budget_factor: float = 1.0
+    """So many times the item's budget, for a method that is to be cheaper by that; a power of 2."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +136,8 @@ class Trial:
     rank: int
     reward: str
     task: str
+    placebo: bool
+    budget: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,6 +210,8 @@ class Loaded:
                 rank=arm.rank,
                 reward=reward,
                 task=self.item.tasks.get(reward, self.item.task),
+                placebo=arm.placebo,
+                budget=str(Budget.parse(self.item.budget).times(arm.budget_factor)),
             )
             for reward in self.item.rewards
             for label, arm in self.item.arms.items()
@@ -232,6 +240,8 @@ class Loaded:
                     budget=self.item.budget,
                     seeds=self.item.seeds,
                     rank=arm.rank,
+                    placebo=arm.placebo,
+                    budget_factor=arm.budget_factor,
                     named=self.named,
                     given=given
                     | {"reward": self.origins["rewards"], "rank": self.origins["arms"]}
@@ -369,7 +379,7 @@ def counted(items: Sequence[Loaded], preset: Preset) -> dict[tuple[Trial, str], 
     wanted: dict[tuple[Trial, str], set[int]] = {}
     for loaded in items:
         for trial in loaded.trials(preset).values():
-            wanted.setdefault((trial, loaded.item.budget), set()).update(loaded.item.seeds)
+            wanted.setdefault((trial, trial.budget), set()).update(loaded.item.seeds)
     return {key: len(seeds) for key, seeds in wanted.items()}
 
 

@@ -70,20 +70,18 @@ def test_a_finding_is_corrected_for_those_beside_it_unless_primary(tmp_path: Pat
     assert "(primary)" in str(claims.sheet([("", primary)]).rows[0]["p"])
 
 
-def shuffled(runs: Path, seed: int, gain: float) -> str:
+def without_meaning(runs: Path, seed: int, gain: float) -> str:
     """A placebo of ddpo that ends so far above the base model."""
     cell = write_cell(runs / "placebo", "ddpo", seed)
     lines = [json.loads(line) for line in (cell / "evals.jsonl").read_text().splitlines()]
     for line in lines:
-        line["rewards"]["shuffled:jpeg"] = 99.0
         for picture in line["per_image"]:
             noise = 0.01 * seed * line["fraction"]
             change = gain * line["fraction"] + noise - line["rewards"]["jpeg"]
             picture["rewards"]["jpeg"] += change + lines[0]["rewards"]["jpeg"]
         line["rewards"]["jpeg"] = lines[0]["rewards"]["jpeg"] + gain * line["fraction"]
     info = json.loads((cell / "cell.json").read_text())
-    info |= {"reward": "shuffled:jpeg", "train_reward": "shuffled:jpeg"}
-    info["reported"] = ["shuffled:jpeg", "jpeg", "alignment"]
+    info["placebo"] = True
     (cell / "cell.json").write_text(json.dumps(info))
     (cell / "evals.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return cell.rename(runs / f"placebo-{seed}").name
@@ -94,10 +92,10 @@ def test_a_gain_is_learnt_only_above_the_placebo(tmp_path: Path, gain: float, sa
     for seed in range(5):
         write_cell(tmp_path, "ddpo", seed)
     for seed in range(3):
-        shuffled(tmp_path, seed, gain)
+        without_meaning(tmp_path, seed, gain)
     [comparison] = collect(tmp_path).comparisons
-    assert comparison.reward == "jpeg" and comparison.labels == ["ddpo", "ddpo (shuffled)"]
-    assert comparison.placebo("ddpo") == "ddpo (shuffled)"
+    assert comparison.reward == "jpeg" and comparison.labels == ["ddpo", "ddpo (placebo)"]
+    assert comparison.placebo("ddpo") == "ddpo (placebo)"
     [[found]] = claims.family([asked("gain", "ddpo")], data(comparison))
     assert found.verdict == "holds" and found.learnt == said
     assert placebo.rose(comparison, "ddpo", "train") is (said == "yes")
@@ -108,20 +106,11 @@ def test_a_slow_method_that_is_not_above_its_placebo_gives_no_ratio(tmp_path: Pa
         write_cell(tmp_path, "ddpo", seed)
         write_cell(tmp_path, "alignprop", seed)
     for seed in range(3):
-        shuffled(tmp_path, seed, 0.7)
+        without_meaning(tmp_path, seed, 0.7)
     [comparison] = collect(tmp_path).comparisons
     [[found]] = claims.family([asked("speedup", "alignprop", "ddpo")], data(comparison))
     assert found.verdict == "undecided: ddpo is not above its placebo"
     assert claims.sheet([("", found)]).rows[0]["value"] == "-"
-
-
-def test_a_placebo_has_to_report_the_reward_itself(tmp_path: Path) -> None:
-    write_cell(tmp_path, "ddpo", 0)
-    name = shuffled(tmp_path, 0, 0.1)
-    info = json.loads((tmp_path / name / "cell.json").read_text())
-    info["reported"] = ["shuffled:jpeg", "alignment"]
-    (tmp_path / name / "cell.json").write_text(json.dumps(info))
-    assert any("has to report jpeg itself" in note.text for note in collect(tmp_path).notes)
 
 
 def test_what_the_guard_does_not_keep_does_not_win(tmp_path: Path) -> None:
