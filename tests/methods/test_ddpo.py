@@ -78,9 +78,33 @@ def test_kept_forward_passes_give_the_gradient_of_repeated_ones(context: Context
         counts.append((ledger.counts[FORWARD], ledger.counts[BACKWARD]))
     assert losses[0] == pytest.approx(losses[1], rel=1e-5, abs=1e-7)
     compared("DDPO, LoRA gradient by kept forward passes", *found, 1e-5)
-    # 8 samples, 3 sampling steps, two evaluations each for guidance.
-    assert counts[0] == (48, 48)
-    assert counts[1] == (96, 48)
+    # 8 samples, two evaluations each for guidance; 3 sampling steps, of which 2 are scored.
+    assert method.sampler.scored == (0, 1)
+    assert counts[0] == (48, 32)
+    assert counts[1] == (80, 32)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2])
+def test_the_micro_batch_changes_nothing(context: Context, micro_batch: int):
+    """With several updates and passes, and where only some sampling steps are trained."""
+    start = context.backbone.weights()
+
+    def trained(size: int) -> list[torch.Tensor]:
+        context.backbone.load_weights(start)
+        several = {"updates_per_round": 2, "inner_epochs": 2, "timestep_fraction": 0.5}
+        method = DDPO(Config(**(SMALL | several | {"micro_batch": size})), context)
+        for step in range(4):
+            method.step(step)
+        return list(context.backbone.weights().values())
+
+    for found, expected in zip(trained(micro_batch), trained(4), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("fraction", [-1.0, 0.0, 0.04, 2.0])
+def test_a_share_of_no_or_too_many_steps_is_refused(context: Context, fraction: float):
+    with pytest.raises(UserError, match="timestep_fraction"):
+        DDPO(Config(**SMALL, timestep_fraction=fraction), context)
 
 
 def test_what_is_kept_serves_once_and_is_no_state(context: Context):
