@@ -13,7 +13,7 @@ from benchmarks.backbone import load
 from benchmarks.backbone.checkpointing import KEEPS
 from benchmarks.compute.budget import Budget
 from benchmarks.compute.ledger import Ledger
-from benchmarks.config import load_backbone
+from benchmarks.config import load_preset
 from benchmarks.conformance import contract
 from benchmarks.forecast import dry_run
 from benchmarks.forecast.forecast import plan
@@ -28,7 +28,7 @@ def toy(fresh_registry, monkeypatch: pytest.MonkeyPatch) -> FlowToy:
 
     @registry.register_backbone("flow-toy")
     def flow_toy() -> Preset:
-        return replace(load_backbone("emoji"), model=FlowToy)
+        return replace(load_preset("emoji"), model=FlowToy)
 
     model = load("flow-toy", Ledger())
     assert isinstance(model, FlowToy)
