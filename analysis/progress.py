@@ -30,6 +30,7 @@ from analysis.targets import guarded, unit
 #: Falls of fidelity at which methods are compared, in deviations within a prompt.
 FALLS = (0.5, 1.0, 2.0)
 POINTS = 25  # of a drawn path
+NEAR = 1e-4  # a drift below it is not drawn
 
 
 def fidelities(comparison: Comparison) -> list[str]:
@@ -179,6 +180,7 @@ def figure(comparison: Comparison, styles: Looks) -> Figure | None:
                 _draw(axes, [Path(run, comparison.reward) for run in runs], distance, look)
             if distance.name == "drift":
                 axes.set(xscale="log", xlabel=with_unit(comparison, "drift"))
+                axes.set_xlim(left=NEAR)
             else:
                 axes.set(xlabel=f"{distance.name} lost (deviations)")
         for axes in grid[:, 0]:
