@@ -121,12 +121,12 @@ def at(paths: Sequence[Path], distance: Distance, far: float) -> tuple[Estimate,
 
 
 def drifts(most: float) -> list[float]:
-    """The last four of 1, 2, 5, 10, 20, ... (times any power of ten) up to ``most``."""
+    """The last six of 1, 2, 5, 10, 20, ... (times any power of ten) up to ``most``."""
     if not most > 0:
         return []
     top = math.floor(math.log10(most))
     steps = [float(f"{m}e{e}") for e in (top - 2, top - 1, top) for m in (1, 2, 5)]
-    return [step for step in steps if step <= most][-4:]
+    return [step for step in steps if step <= most][-6:]
 
 
 def _runs(comparison: Comparison, label: str, split: str) -> list[pd.DataFrame]:
