@@ -9,6 +9,7 @@ does not get there within its budget stays in, as one that needs more (a censore
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -298,7 +299,8 @@ def _guard(comparison: Comparison) -> str:
 def in_words(found: Speedup) -> str:
     """The ratio as the title of a panel."""
     if math.isinf(found.times.low) and math.isinf(found.times.high):
-        return f"undecided ({printed(point(found.times.value), '.3g')})"
+        alone = dataclasses.replace(found.times, low=NAN, high=NAN)
+        return f"undecided ({printed(alone, '.3g')})"
     return found.said or f"{printed(found.times, '.3g')} times less"
 
 

@@ -30,6 +30,7 @@ from analysis.targets import guarded, unit
 #: Falls of fidelity at which methods are compared, in deviations within a prompt.
 FALLS = (0.5, 1.0, 2.0)
 POINTS = 25  # of a drawn path
+NEAR = 1e-4  # a drift below it is not drawn
 
 
 def fidelities(comparison: Comparison) -> list[str]:
@@ -120,12 +121,12 @@ def at(paths: Sequence[Path], distance: Distance, far: float) -> tuple[Estimate,
 
 
 def drifts(most: float) -> list[float]:
-    """The last four of 1, 2, 5, 10, 20, ... (times any power of ten) up to ``most``."""
+    """The last six of 1, 2, 5, 10, 20, ... (times any power of ten) up to ``most``."""
     if not most > 0:
         return []
     top = math.floor(math.log10(most))
     steps = [float(f"{m}e{e}") for e in (top - 2, top - 1, top) for m in (1, 2, 5)]
-    return [step for step in steps if step <= most][-4:]
+    return [step for step in steps if step <= most][-6:]
 
 
 def _runs(comparison: Comparison, label: str, split: str) -> list[pd.DataFrame]:
@@ -179,6 +180,7 @@ def figure(comparison: Comparison, styles: Looks) -> Figure | None:
                 _draw(axes, [Path(run, comparison.reward) for run in runs], distance, look)
             if distance.name == "drift":
                 axes.set(xscale="log", xlabel=with_unit(comparison, "drift"))
+                axes.set_xlim(left=NEAR)
             else:
                 axes.set(xlabel=f"{distance.name} lost (deviations)")
         for axes in grid[:, 0]:
