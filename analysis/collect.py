@@ -21,9 +21,11 @@ import pandas as pd
 
 from analysis.records import (
     BUDGETS,
+    PLACEBO,
     Note,
     ReportError,
     natural,
+    plain,
     read_evals,
     read_json,
     read_lines,
@@ -45,16 +47,22 @@ class Cell:
     last_step: int  # of steps.jsonl; 0 when none was taken
     peak_bytes: float  # of device memory; NaN where it was not recorded
 
+    @property
+    def placebo(self) -> bool:
+        """Whether its rewards were shuffled in training, so that it could learn nothing."""
+        return bool(self.info.get("placebo"))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Cells with the same rules, task, train reward, backbone, budget and evaluation.
+    """Cells with the same rules, task, train reward, backbone, kind of budget and evaluation.
 
-    They differ in method, configuration, rank and seed.
+    They differ in method, configuration, rank and seed, and in a suite also in the amount of the
+    budget. Placebos, whose rewards were shuffled, stand with the runs of the reward itself.
 
     ``evals`` has one row per (cell, split, step, fraction): these, label, seed, the cumulative
-    ``COUNTERS``, spent (in ``budget_unit``), ``MEASURES``, per_image and one column per reported
-    reward.
+    ``COUNTERS``, spent (in ``budget_unit``), ``MEASURES``, per_image, whole, kept and one column
+    per reported reward.
     """
 
     task: str
@@ -63,20 +71,29 @@ class Comparison:
     units: Mapping[str, str]
     backbone: str
     budget_unit: str
-    budget: float  # in budget_unit
+    budgets: Sequence[float]  # in budget_unit, ascending
     cells: Sequence[Cell]
     evals: pd.DataFrame
 
     @property
     def title(self) -> str:
         """What was held fixed, in one line."""
-        budget = f"{self.budget:,.4g} {self.budget_unit}"
+        budget = f"{' or '.join(f'{b:,.4g}' for b in self.budgets)} {self.budget_unit}"
         return f"{self.task}, train reward {self.reward}, backbone {self.backbone}, {budget}"
 
     @property
     def labels(self) -> list[str]:
         """The methods, sorted."""
         return sorted({cell.label for cell in self.cells}, key=natural)
+
+    def placebo(self, label: str) -> str | None:
+        """The label of this method's placebo (the same settings), if there is one."""
+        own = next(cell for cell in self.cells if cell.label == label)
+        for cell in self.cells:
+            same = cell.info["method"] == own.info["method"]
+            if cell.placebo and same and settings(cell.info) == settings(own.info):
+                return cell.label
+        return None
 
     def seeds(self) -> list[int]:
         """How many seeds each method has."""
@@ -148,7 +165,7 @@ def collect(*roots: Path, only: Mapping[str, str] | None = None) -> Collected:
                 info = _info(path)
                 evals, steps = read_evals(path, info, notes), read_steps(path, notes)
                 run = Run(path=path, info=info, evals=evals, steps=steps)
-                runs.setdefault(_key(info), []).append(run)
+                runs.setdefault(_key(info, only is not None), []).append(run)
         except ReportError as error:
             notes.append(Note("failed", path.name, str(error)))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -225,14 +242,23 @@ def _info(path: Path) -> dict[str, Any]:
     missing = [name for name in NEEDED if name not in info]
     if missing:
         raise ReportError(f"foreign: cell.json has no {', '.join(missing)}")
-    return info
+    return _placebo(info) if info["reward"].startswith(PLACEBO) else info
 
 
-def _key(info: Mapping[str, Any]) -> str:
+def _placebo(info: Mapping[str, Any]) -> dict[str, Any]:
+    """``info`` with the reward itself for the shuffled one, which must have been reported too."""
+    reward = plain(info["reward"])
+    reported = [name for name in info["reported"] if not name.startswith(PLACEBO)]
+    if reward not in reported:
+        raise ReportError(f"a placebo has to report {reward} itself (held_out)")
+    return {**info, "reward": reward, "reported": reported, "placebo": True}
+
+
+def _key(info: Mapping[str, Any], any_amount: bool) -> str:
     """What a comparison has in common, as text that sorts."""
-    names = ("rules", "evaluation", "prompts", "reported")
-    budget = info["budget"]
-    fixed = [info["task"], info["reward"], info["backbone"], budget["kind"], budget["amount"]]
+    names, budget = ("rules", "evaluation", "prompts"), info["budget"]
+    fixed = [info["task"], info["reward"], info["backbone"], budget["kind"]]
+    fixed += [] if any_amount else [budget["amount"]]
     return json.dumps([fixed, *(info.get(name) for name in names)], sort_keys=True)
 
 
@@ -258,7 +284,7 @@ def _compare(
     runs: Sequence[Run],
     given: Mapping[str, str],
 ) -> Comparison:
-    info = runs[0].info
+    info = next((run.info for run in runs if not run.info.get("placebo")), runs[0].info)
     _, divisor, unit = BUDGETS.get(info["budget"]["kind"], ("", 1.0, info["budget"]["kind"]))
     cells, evals = [], []
     for run, label in zip(runs, _labels([run.info for run in runs]), strict=True):
@@ -275,7 +301,8 @@ def _compare(
             )
         )
         evals.append(run.evals.assign(label=label))
-    trained = {info["reward"], *(r.info.get("train_reward", info["reward"]) for r in runs)}
+    trained = {plain(run.info.get("train_reward", run.info["reward"])) for run in runs}
+    trained.add(info["reward"])
     evals = [frame for frame in evals if not frame.empty] or evals[:1]
     return Comparison(
         task=info["task"],
@@ -284,7 +311,7 @@ def _compare(
         cells=cells,
         units=info["units"],
         held_out=tuple(name for name in info["reported"] if name not in trained),
-        budget=float(info["budget"]["amount"]) / divisor,
+        budgets=sorted({float(run.info["budget"]["amount"]) / divisor for run in runs}),
         budget_unit=unit,
         evals=pd.concat(evals, ignore_index=True),
     )
@@ -318,5 +345,6 @@ def _labels(infos: Sequence[Mapping[str, Any]]) -> list[str]:
         mine = settings(info)
         keys = [k for k in mine if any(c.get(k) != mine[k] for c in known[info["method"]])]
         values = ", ".join(f"{key.rpartition('.')[2]}={mine[key]}" for key in keys)
+        values = ", ".join(filter(None, ("shuffled" if info.get("placebo") else "", values)))
         labels.append(f"{info['method']} ({values})" if values else info["method"])
     return labels

@@ -12,14 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import targets
+from analysis.changes import curve
 from analysis.collect import Comparison
 from analysis.records import BUDGETS, MEASURES, SPLITS
 from analysis.statistics import (
     ENOUGH_SEEDS,
     caption,
     counted,
-    curve,
-    over_seeds,
     performance_profile,
 )
 from analysis.style import (
@@ -158,17 +157,18 @@ def time_to_target(comparison: Comparison, styles: Looks) -> Figure | None:
     column, divisor, unit = BUDGETS["flops"]
     end = comparison.evals[column].max() / divisor or 1.0
     grid = np.linspace(0, end, 400)
+    guards = (False, True) if targets.guarded(comparison.evals) else (False,)
     with theme():
         figure = Figure(figsize=(COLUMN, 2.3), layout="constrained")
         axes = figure.subplots()
         for number, (label, look) in enumerate(styles.items()):
-            for guarded in (False, True):
-                found = (
-                    np.asarray(targets.costs(comparison, label, column, goal, guarded)) / divisor
-                )
+            shift = 0.012 * (number - (len(styles) - 1) / 2)  # lines at 0 and 1 stay apart
+            for guard in guards:
+                costs = targets.costs(comparison, label, column, goal, guard)
+                found = np.asarray(costs) / divisor
                 share = performance_profile(found.tolist(), grid.tolist())
-                style: dict[str, Any] = {"lw": 1.8} if guarded else {"lw": 0.8, "alpha": 0.6}
-                shift = 0.012 * (number - (len(styles) - 1) / 2)  # lines at 0 and 1 stay apart
+                thick = guard == guards[-1]
+                style: dict[str, Any] = {"lw": 1.8} if thick else {"lw": 0.8, "alpha": 0.6}
                 axes.plot(
                     grid,
                     share + shift,
@@ -177,16 +177,16 @@ def time_to_target(comparison: Comparison, styles: Looks) -> Figure | None:
                     **style,
                     drawstyle="steps-post",
                 )
-                if guarded:
+                if thick:
                     reached = found[np.isfinite(found)]
                     at = performance_profile(found.tolist(), reached.tolist()) + shift
                     axes.plot(reached, at, look.marker, color=look.color, ms=5, mec="white")
         axes.set(xlabel=f"spent ({unit})", ylabel="share of runs at the target", ylim=(-0.06, 1.06))
-        floors = ", ".join(f"{name} at least {floor:.3g}" for name, floor in goal.floors.items())
+        both = f"Thick: with {targets.floors(comparison.evals)}; thin: reward alone."
         note = (
-            f"Target: {comparison.reward} {goal.level:.4g} on training prompts. Thick: with "
-            f"{floors}; thin: reward alone. Marks: runs; lines at one height are drawn apart. "
-            f"{counted(comparison.seeds())}."
+            f"Target: {comparison.reward} {goal:.4g} on training prompts. "
+            f"{both if len(guards) > 1 else 'These runs had no guard.'} Marks: runs; lines at one "
+            f"height are drawn apart. {counted(comparison.seeds())}."
         )
         return finish(figure, styles, note, {})
 
@@ -202,14 +202,13 @@ def with_unit(comparison: Comparison, column: str) -> str:
 
 
 def _base_line(axes: Axes, rows: pd.DataFrame, name: str) -> None:
-    base = over_seeds(rows[rows["step"] == 0], name).value
+    base = rows.loc[rows["step"] == 0, name].mean()
     axes.axhline(base, color=GREY, linewidth=1, linestyle="--", zorder=1)
 
 
 def _base_star(axes: Axes, rows: pd.DataFrame, x: str, y: str) -> None:
     base = rows[rows["step"] == 0]
-    point = [over_seeds(base, name).value for name in (x, y)]
-    axes.plot(*point, marker="*", color="black", markersize=9, zorder=5)
+    axes.plot(base[x].mean(), base[y].mean(), marker="*", color="black", markersize=9, zorder=5)
 
 
 def draw_lines(

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from analysis import curves, growth, headline, soups, tables
+from analysis import curves, growth, headline, progress, soups, tables
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ FIGURES = {
     "overoptimisation": Entry("comparison", curves.overoptimisation),
     "pareto": Entry("comparison", curves.pareto),
     "time_to_target": Entry("comparison", curves.time_to_target),
+    "progress": Entry("comparison", progress.figure),
     "headline": Entry("pair", headline.figure),
     "sweep": Entry("evaluations", soups.sweep),
     "parts": Entry("evaluations", soups.early_late),

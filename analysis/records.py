@@ -24,6 +24,9 @@ MEASURES = {
     "drift": "1 - cosine",
     "collapse": "cosine",
 }
+#: A reward whose values were dealt out at random in training: a placebo, from which nothing can be
+#: learnt. In reports the reward itself stands for it.
+PLACEBO = "shuffled:"
 SPLITS = {"train": "training", "unseen": "unseen"}  # of a run's evaluations, and in words
 # budget kind -> (column of the evaluations, divisor, axis label)
 BUDGETS = {
@@ -99,9 +102,16 @@ def read_lines(path: Path, notes: list[Note]) -> list[dict[str, Any]]:
     return records
 
 
+def plain(reward: str) -> str:
+    """The reward itself, of a placebo's too."""
+    return reward.removeprefix(PLACEBO)
+
+
 def read_evals(path: Path, info: Mapping[str, Any], notes: list[Note]) -> pd.DataFrame:
     """The evaluations of the cell at ``path`` by step; ``info`` is its ``cell.json``.
 
+    ``whole``: every training prompt was drawn, so that nothing is said about others. ``kept``: the
+    guard's verdict on training prompts (``benchmarks/compute/floors.py``); None without a guard.
     Records that are not evaluations, and repeated ones (the later counts: a resumed run went on
     from it), are left out and noted in ``notes``.
     """
@@ -117,13 +127,22 @@ def read_evals(path: Path, info: Mapping[str, Any], notes: list[Note]) -> pd.Dat
             notes.append(Note("foreign", path.name, text))
             continue
         spent = row[column] / divisor if column else row["fraction"] * info["budget"]["amount"]
-        row |= {"spent": spent, "per_image": record.get("per_image", [])}
+        pictures, asked = record.get("per_image", []), info.get("prompts") or {}
+        listed = set(asked.get("train", ())) if record["split"] == "train" else set()
+        whole = bool(listed) and listed <= {picture["prompt"] for picture in pictures}
+        row |= {"spent": spent, "per_image": pictures, "whole": whole}
+        row |= {"kept": record.get("kept"), "floors": record.get("floors")}
         rows.append(row | {name: record.get(name, float("nan")) for name in MEASURES})
     frame = pd.DataFrame(rows, columns=None if rows else ["split", "step", "fraction"])
     once = frame.drop_duplicates(["split", "step", "fraction"], keep="last")
     if len(once) < len(frame):
         text = f"{len(frame) - len(once)} evaluations repeated; last counts"
         notes.append(Note("duplicated", path.name, text))
+    if once.empty:
+        return once
+    judged = once[once["split"] == "train"].set_index(["step", "fraction"])["kept"].to_dict()
+    kept = [judged.get((row.step, row.fraction), row.kept) for row in once.itertuples()]
+    once = once.assign(kept=pd.Series(kept, index=once.index, dtype=object))
     return once.sort_values(["step", "fraction"], kind="stable")
 
 

@@ -14,6 +14,16 @@ from analysis.statistics import Estimate
 Value = Estimate | str
 
 
+def printed(value: Estimate, style: str) -> str:
+    """A number with its interval, if it has one; what is only bounded is said to be."""
+    sign = {"at least": ">= ", "at most": "<= "}.get(value.bound, "")
+    number = f"{sign}{value.value:{style}}"
+    if math.isnan(value.low):
+        return number
+    low, high = ("open" if math.isinf(end) else f"{end:{style}}" for end in (value.low, value.high))
+    return f"{number} [{low}, {high}]"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sheet:
     """Rows of estimates or text; ``styles`` has the format of a column's numbers (else ``.3f``)."""
@@ -30,11 +40,7 @@ class Sheet:
             return value
         if math.isnan(value.value):
             return "-" if value.seeds == 0 else "nan"
-        style = self.styles.get(column, ".3f")
-        number = format(value.value, style)
-        if math.isnan(value.low):
-            return number
-        return f"{number} [{value.low:{style}}, {value.high:{style}}]"
+        return printed(value, self.styles.get(column, ".3f"))
 
     def lines(self, escape: Callable[[str], str] = str) -> list[list[str]]:
         """Header and rows as text, each piece passed through ``escape``."""
@@ -52,7 +58,7 @@ class Sheet:
 
 def is_number(text: str) -> bool:
     """Whether a cell starts with a number."""
-    return bool(re.match(r"-?[\d.,]*\d|-?inf\b", text))
+    return bool(re.match(r"([<>]= )?(-?[\d.,]*\d|-?inf\b)", text))
 
 
 def point(value: float, seeds: int = 1) -> Estimate:

@@ -12,10 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from analysis.changes import scores
 from analysis.collect import Evaluated
 from analysis.records import MEASURES
 from analysis.sheets import Sheet, Value
-from analysis.statistics import Estimate, caption, summarise
+from analysis.statistics import Estimate, Layout, caption, estimate
 from analysis.style import BASE, BASE_LINE, GREY, PAGE, finish, theme
 
 # In greys: colours are the methods'.
@@ -30,6 +31,9 @@ PART_LOOKS = {
     "first": {**ONE, "label": "first sampling steps"},
     "last": {**OTHER, "label": "last ones"},
 }
+
+
+Record = Mapping[str, Any]
 
 
 def values(row: Any) -> dict[str, float]:
@@ -52,16 +56,32 @@ def _names(evaluated: Sequence[Evaluated]) -> list[str]:
     return [Path(c["path"]).name for c in checkpoints]
 
 
-def changes(evaluated: Sequence[Evaluated], split: str, name: str) -> np.ndarray:
-    """(seeds, candidates): a value minus the base model's on the same noise."""
-    rows = [[values(row)[name] for row in one.rows if row["split"] == split] for one in evaluated]
-    found = np.asarray(rows, dtype=float)
-    return np.asarray(found[:, 1:] - found[:, :1])
+def apart(pairs: Sequence[tuple[Record, Record]], name: str) -> Layout:
+    """How far the first record of each pair is above the second, picture by picture; a pair is a
+    run."""
+    found = [[scores(record.get("per_image", ()), name) for record in pair] for pair in pairs]
+    first = found[0][0] if found else {}
+    keys = [key for key in first if all(key in pictures for pair in found for pictures in pair)]
+    if keys:
+        table = [[one[key] - other[key] for key in keys] for one, other in found]
+    else:
+        table = [[values(one)[name] - values(other)[name]] for one, other in pairs]
+    changes = np.array(table, dtype=float).reshape(len(pairs), len(keys) or 1)
+    return Layout(changes, tuple(prompt for prompt, _ in keys))
 
 
-def over(same: Sequence[Any], name: str) -> Estimate:
-    """A value of one candidate on one split, over seeds."""
-    return summarise([values(row)[name] for row in same])
+def over(same: Sequence[tuple[Record, Record]], name: str) -> Estimate:
+    """A value of one candidate on one split, with the error of its change from the base model's;
+    pairs of their records, one for each seed."""
+    start = float(np.mean([values(base)[name] for _, base in same]))
+    return estimate(apart(same, name)).shifted(start)
+
+
+def candidates(evaluated: Sequence[Evaluated], split: str) -> list[list[tuple[Record, Record]]]:
+    """For each candidate on a split, the base model first: its record and the base model's, of
+    every seed."""
+    found = [[row for row in one.rows if row["split"] == split] for one in evaluated]
+    return [[(rows[k], rows[0]) for rows in found] for k in range(len(found[0]))]
 
 
 def sweep(*evaluated: Evaluated) -> Figure:
@@ -114,7 +134,7 @@ def _panels(
         for axes, name in zip(grid.flat, names, strict=False):
             axes.axhline(0, color=GREY, lw=1, ls="--", zorder=1)
             for one in series:
-                _line(axes, one, changes(evaluated, one.split, name))
+                _line(axes, one, candidates(evaluated, one.split)[1:], name)
             unit = units.get(name)
             axes.set_title(f"{name} ({unit})" if unit else name)
         for axes in grid.flat[max(0, len(names) - 3) : len(names)]:
@@ -127,13 +147,16 @@ def _panels(
         return finish(figure, {}, note, {BASE: BASE_LINE} | handles)
 
 
-def _line(axes: Axes, one: Series, found: np.ndarray) -> None:
+def _line(
+    axes: Axes, one: Series, found: Sequence[Sequence[tuple[Record, Record]]], name: str
+) -> None:
     """The typical run with its interval, the seeds behind it."""
-    x, found = list(one.at.values()), found[:, list(one.at)]
+    x, layouts = list(one.at.values()), [apart(found[k], name) for k in one.at]
     color = one.look["color"]
-    if len(found) > 1:
-        axes.plot(x, found.T, lw=0.6, alpha=0.4, color=color)
-    typical = [summarise(column) for column in found.T.tolist()]
+    runs = np.array([layout.runs() for layout in layouts])
+    if runs.shape[1] > 1:
+        axes.plot(x, runs, lw=0.6, alpha=0.4, color=color)
+    typical = [estimate(layout) for layout in layouts]
     low, high = [v.low for v in typical], [v.high for v in typical]
     axes.fill_between(x, low, high, color=color, alpha=0.15, lw=0)
     axes.plot(x, [v.value for v in typical], lw=1.5, ms=4.5, **one.look)
@@ -145,13 +168,16 @@ def _counted(seeds: int) -> str:
 
 def sheet(*evaluated: Evaluated) -> Sheet:
     """Rewards and measures of every candidate on every split; of several seeds' checkpoints."""
+    splits = dict.fromkeys(str(row["split"]) for row in evaluated[0].rows)
+    found = {split: candidates(evaluated, split) for split in splits}
     rows: list[dict[str, Value]] = [
         {
-            "candidate": str(same[0]["name"]),
-            "split": str(same[0]["split"]),
-            **{name: over(same, name) for name in values(same[0])},
+            "candidate": str(same[0][0]["name"]),
+            "split": split,
+            **{name: over(same, name) for name in values(same[0][0])},
         }
-        for same in zip(*(one.rows for one in evaluated), strict=True)
+        for together in zip(*found.values(), strict=True)
+        for split, same in zip(found, together, strict=True)
     ]
     note = "Fixed noise, the same for all rows. Drift is the distance from the base model."
     if len(evaluated) > 1:

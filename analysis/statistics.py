@@ -1,11 +1,16 @@
-"""One number, and how far to trust it, from a few runs."""
+"""One number, and how far to trust it, from a few runs.
+
+What varies is the run (its seed) and what it was looked at with (prompts and pictures, which all
+runs share). Both are resampled, each in turn, and their variances added; the interval is that error
+times Student's t. ``python -m analysis.coverage`` measures how often such intervals hold the truth.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,60 +19,213 @@ from scipy import stats
 
 ENOUGH_SEEDS = 5
 RESAMPLES = 2000
+LEVEL = 0.95
 NAN = float("nan")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """``value`` with a 95 % interval from ``low`` to ``high`` (NaN where there is none).
+    """``value`` with a 95 % interval from ``low`` to ``high`` (NaN where there is none, infinite
+    where an end is not known).
 
-    ``seeds`` is how many independent runs, or prompts, it was made from.
+    ``seeds`` is how many independent runs, or prompts, it was made from; ``mean`` the mean of all
+    runs, where ``value`` leaves some out. ``error`` and ``freedom`` are the standard error and its
+    degrees of freedom. ``bound`` is "at least" or "at most" where no more than that is known.
     """
 
     value: float
     low: float = NAN
     high: float = NAN
     seeds: int
+    mean: float = NAN
+    error: float = NAN
+    freedom: float = NAN
+    bound: str = ""
+
+    def shifted(self, by: float) -> Estimate:
+        """The same, counted from elsewhere."""
+        ends = {n: getattr(self, n) + by for n in ("value", "low", "high", "mean")}
+        return replace(self, **ends)
+
+    def p(self, above: float = 0.0) -> float:
+        """How likely a value as far from ``above`` is, were that the truth: both sides, from
+        Student's t. NaN without an interval."""
+        return two_sided(self.value - above, self.error, self.freedom)
+
+
+def two_sided(distance: float, error: float, freedom: float) -> float:
+    """Student's p for a distance with this standard error; NaN without one."""
+    if math.isnan(error) or math.isnan(distance):
+        return NAN
+    if error == 0:
+        return float(distance == 0)
+    return float(2 * stats.t.sf(abs(distance) / error, freedom))
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """These p values, corrected for being several (Holm 1979); a NaN is no test and stays one.
+
+    Those at most 0.05 are decided so that in 95 of 100 such families nothing is decided wrongly.
+    """
+    found, highest = list(map(float, ps)), 0.0
+    tested = sorted((p, i) for i, p in enumerate(ps) if not math.isnan(p))
+    for place, (p, i) in enumerate(tested):
+        highest = max(highest, min(1.0, (len(tested) - place) * p))
+        found[i] = highest
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Changes of one value, (runs, pictures); all runs were looked at with the same pictures.
+
+    ``prompts`` has one prompt per picture; it is empty, with one column, where only a value of all
+    pictures together was recorded, so that their error is not known. ``whole``: these are all the
+    prompts that are spoken of, so only pictures vary; else there could have been other prompts.
+    """
+
+    changes: np.ndarray
+    prompts: tuple[str, ...] = ()
+    whole: bool = False
+
+    def runs(self) -> np.ndarray:
+        """(runs,): the mean over pictures."""
+        return np.asarray(self.changes.mean(1))
+
+
+def values_of_runs(values: Sequence[float]) -> Layout:
+    """One value per run and nothing about its pictures."""
+    return Layout(np.asarray(values, dtype=float).reshape(-1, 1))
+
+
+def estimate(layout: Layout) -> Estimate:
+    """What a typical run gives.
+
+    From 5 runs on: their interquartile mean (the mean without the lowest and the highest quarter,
+    as Agarwal et al. 2021, arXiv 2108.13264, advise) with its interval. Below: the plain mean and
+    no interval. A NaN is a diverged run and makes the result NaN: leaving it out would flatter the
+    method.
+    """
+    return combined([(1.0, layout)], ENOUGH_SEEDS)
+
+
+def between(one: Layout, other: Layout, enough: int = ENOUGH_SEEDS) -> Estimate:
+    """What a typical run of one gives more than one of the other; runs are not paired, pictures
+    are where both were looked at with the same."""
+    return combined([(1.0, one), (-1.0, other)], enough)
+
+
+def combined(parts: Sequence[tuple[float, Layout]], enough: int) -> Estimate:
+    """Signed sum of typical runs. Parts with the same pictures are resampled with the same."""
+    seeds = min((len(layout.changes) for _, layout in parts), default=0)
+    if seeds == 0 or any(np.isnan(layout.changes).any() for _, layout in parts):
+        return Estimate(value=NAN, seeds=seeds)
+    mean = float(sum(sign * layout.runs().mean() for sign, layout in parts))
+    if seeds < enough:
+        return Estimate(value=mean, seeds=seeds, mean=mean)
+    value = float(sum(sign * interquartile_mean(layout.runs()) for sign, layout in parts))
+    errors = [_error_of_runs(layout.runs()) for _, layout in parts]
+    errors += _errors_of_pictures(parts)
+    error, freedom = total(errors)
+    half = error * student(freedom)
+    return Estimate(value=value, low=value - half, high=value + half, seeds=seeds, mean=mean,
+                    error=error, freedom=freedom)  # fmt: skip
+
+
+def total(errors: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Variances with their degrees of freedom, added: standard error and its degrees of freedom
+    (Satterthwaite 1946)."""
+    variance = sum(v for v, _ in errors)
+    parts = sum(v**2 / freedom for v, freedom in errors if v > 0)
+    return math.sqrt(variance), variance**2 / parts if parts > 0 else math.inf
+
+
+def student(freedom: float) -> float:
+    """How many standard errors a 95 % interval reaches to each side."""
+    return float(stats.t.ppf((1 + LEVEL) / 2, freedom))
+
+
+def _error_of_runs(values: np.ndarray) -> tuple[float, float]:
+    """Variance of the interquartile mean over runs. Resampling n runs finds (n - 1) / n of it."""
+    n = len(values)
+    drawn = interquartile_mean(values[_resamples(n)])
+    return float(drawn.var() * n / (n - 1)), n - 1
+
+
+def _errors_of_pictures(parts: Sequence[tuple[float, Layout]]) -> list[tuple[float, float]]:
+    """Variance over prompts and pictures: one for all parts that share them."""
+    shared: dict[tuple[tuple[str, ...], bool], float | np.ndarray] = {}
+    for sign, layout in parts:
+        if len(layout.prompts) > 1:
+            key = (layout.prompts, layout.whole)
+            drawn = interquartile_mean(weights(*key)[0] @ layout.changes.T)
+            shared[key] = shared.get(key, 0.0) + sign * drawn
+    return [(float(np.var(drawn)), weights(*key)[1]) for key, drawn in shared.items()]
+
+
+@lru_cache(maxsize=64)
+def weights(prompts: tuple[str, ...], whole: bool) -> tuple[np.ndarray, int]:
+    """(resamples, pictures): what each picture counts in a resample; and degrees of freedom.
+
+    Prompts are drawn with all their pictures; if these are the ``whole`` list of prompts, pictures
+    are drawn within each. Deviations from equal weights are stretched by sqrt(m / (m - 1)), as
+    resampling m finds only (m - 1) / m of the variance.
+    """
+    numbers = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
+    of = np.array([numbers[prompt] for prompt in prompts])
+    sizes, random = np.bincount(of), np.random.default_rng(0)
+    equal = 1 / len(prompts)
+    if whole and (sizes > 1).all():
+        found = np.empty((RESAMPLES, len(prompts)))
+        for prompt, m in enumerate(sizes):
+            times = random.multinomial(m, np.full(m, 1 / m), RESAMPLES)
+            found[:, of == prompt] = equal + (times - 1) * equal * math.sqrt(m / (m - 1))
+        return found, int((sizes - 1).sum())
+    n = len(sizes)
+    if n == 1:  # one prompt: its pictures are all there is to draw
+        return weights(prompts, True) if len(prompts) > 1 else (np.ones((RESAMPLES, 1)), 1)
+    times = random.multinomial(n, np.full(n, 1 / n), RESAMPLES)
+    return equal + (times[:, of] - 1) * equal * math.sqrt(n / (n - 1)), n - 1
+
+
+@lru_cache(maxsize=64)
+def _resamples(n: int, number: int = 0) -> np.ndarray:
+    """(resamples, n): which of n runs are drawn."""
+    return np.random.default_rng([1, n, number]).integers(n, size=(RESAMPLES, n))
 
 
 def stratified(tasks: Sequence[Sequence[float]]) -> Estimate:
     """What a typical run gives: one value per seed, for each of several tasks.
 
-    From 5 seeds per task on: the interquartile mean of all runs (the mean without the lowest and
-    highest quarter) and its percentile bootstrap interval, resampling seeds within each task, as
-    Agarwal et al. 2021 (arXiv 2108.13264) advise: were the training repeated with other seeds, the
-    interval would hold the true value about 95 times in 100 from 10 seeds on, 91 times with 5
-    (1,000 simulated samples of one normal task). Below: the plain mean and no
-    interval, because a bootstrap of so few values covers the truth far less often than it says. A
-    NaN is a diverged run and makes the result NaN: leaving it out would flatter the method.
+    As ``estimate``, of all runs together; seeds are resampled within each task.
     """
-    return _stratified(tuple(tuple(map(float, task)) for task in tasks))
-
-
-@lru_cache(maxsize=100_000)  # several figures and tables ask for the same numbers
-def _stratified(tasks: tuple[tuple[float, ...], ...]) -> Estimate:
-    samples = [np.asarray(task) for task in tasks]
+    samples = [np.asarray(task, dtype=float) for task in tasks]
     everything = np.concatenate(samples) if samples else np.empty(0)
     count = min((len(sample) for sample in samples), default=0)
     if count == 0 or np.isnan(everything).any():
         return Estimate(value=NAN, seeds=count)
+    mean = float(everything.mean())
     if count < ENOUGH_SEEDS:
-        return Estimate(value=float(everything.mean()), seeds=count)
-
-    def statistic(*parts: np.ndarray, axis: int = -1) -> np.ndarray:
-        return interquartile_mean(np.concatenate(parts, axis=axis), axis=axis)
-
-    return _bootstrapped(samples, statistic, count)
+        return Estimate(value=mean, seeds=count, mean=mean)
+    drawn = [s[_resamples(len(s), number)] for number, s in enumerate(samples)]
+    freedom = len(everything) - len(samples)
+    spread = interquartile_mean(np.concatenate(drawn, axis=1)).std()
+    error = float(spread) * math.sqrt(len(everything) / freedom)
+    value, half = float(interquartile_mean(everything)), error * student(freedom)
+    return Estimate(value=value, low=value - half, high=value + half, seeds=count, mean=mean,
+                    error=error, freedom=freedom)  # fmt: skip
 
 
 def summarise(values: Sequence[float]) -> Estimate:
-    """What a typical run of one task gives; see ``stratified``."""
-    return stratified([values])
+    """What a typical run gives, of one value per run; the error of its pictures is not in it."""
+    return estimate(values_of_runs(values))
 
 
-def interquartile_mean(sample: ArrayLike, axis: int = -1) -> np.ndarray:
-    """Mean of the middle half along ``axis``; rliable's IQM."""
-    return np.asarray(stats.trim_mean(sample, 0.25, axis=axis))
+def interquartile_mean(sample: ArrayLike) -> np.ndarray:
+    """Mean of the middle half along the last axis; rliable's IQM."""
+    ordered = np.sort(np.asarray(sample, dtype=float), axis=-1)
+    cut = ordered.shape[-1] // 4
+    return np.asarray(ordered[..., cut : ordered.shape[-1] - cut].mean(-1))
 
 
 def probability_of_improvement(
@@ -94,21 +252,7 @@ def probability_of_improvement(
 
     if count < ENOUGH_SEEDS:
         return Estimate(value=float(statistic(*samples)), seeds=count)
-    return _bootstrapped(samples, statistic, count)
-
-
-def paired_difference(by_prompt: Sequence[Sequence[float]]) -> Estimate:
-    """How much better these runs are on prompts like these, at the same noise.
-
-    One list of differences (ours minus theirs, picture by picture) per prompt; the mean over
-    prompts. The interval resamples prompts, so it speaks of other prompts and not of other seeds;
-    NaN below 5 prompts.
-    """
-    means = np.asarray([np.mean(values) for values in by_prompt], dtype=float)
-    if len(means) < ENOUGH_SEEDS or np.isnan(means).any():
-        value = float(means.mean()) if len(means) else NAN
-        return Estimate(value=value, seeds=len(means))
-    return _bootstrapped([means], lambda x, axis=-1: np.mean(x, axis=axis), len(means))
+    return _percentiles(samples, statistic, count)
 
 
 def performance_profile(costs: Sequence[float], grid: Sequence[float]) -> np.ndarray:
@@ -123,6 +267,21 @@ def performance_profile(costs: Sequence[float], grid: Sequence[float]) -> np.nda
     return (values[None, :] <= np.asarray(grid, dtype=float)[:, None]).mean(1)
 
 
+def median_cost(costs: ArrayLike, ends: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Median along the last axis, and whether it is only known to be at least that.
+
+    ``costs`` are infinite where a run had not got there when it ended, at ``ends``. Between two
+    middle runs: their geometric mean.
+    """
+    costs, ends = np.broadcast_arrays(np.asarray(costs, float), np.asarray(ends, float))
+    known = np.where(np.isfinite(costs), costs, ends)
+    order = np.lexsort((known, np.isinf(costs)), axis=-1)
+    n = costs.shape[-1]
+    middle = order[..., (n - 1) // 2 : n // 2 + 1]
+    value = np.exp(np.log(np.take_along_axis(known, middle, -1)).mean(-1))
+    return value, np.isinf(np.take_along_axis(costs, middle, -1)).any(-1)
+
+
 def win_rate(wins: float, count: int) -> Estimate:
     """Share of ``count`` answers won (ties count one half), with the 95 % Wilson interval."""
     if count == 0:
@@ -134,48 +293,20 @@ def win_rate(wins: float, count: int) -> Estimate:
     return Estimate(value=share, low=low, high=high, seeds=count)
 
 
-def _bootstrapped(
-    samples: Sequence[np.ndarray], statistic: Callable[..., Any], count: int
+def _percentiles(
+    samples: Sequence[np.ndarray], statistic: Callable[..., np.ndarray], count: int
 ) -> Estimate:
     interval = stats.bootstrap(
         tuple(samples),
         statistic,
         n_resamples=RESAMPLES,
-        confidence_level=0.95,
+        confidence_level=LEVEL,
         method="percentile",
         vectorized=True,
         rng=np.random.default_rng(0),
     ).confidence_interval
     value, low, high = float(statistic(*samples)), float(interval.low), float(interval.high)
     return Estimate(value=value, low=low, high=high, seeds=count)
-
-
-def over_seeds(rows: pd.DataFrame, column: str) -> Estimate:
-    """Summarise ``column``, first averaged within each seed so that a repeat is no new seed."""
-    return summarise(_by_seed(rows["seed"].to_numpy(float), rows[column].to_numpy(float)))
-
-
-def _by_seed(seeds: np.ndarray, values: np.ndarray) -> list[float]:
-    return sorted(float(values[seeds == seed].mean()) for seed in np.unique(seeds))
-
-
-def curve(rows: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
-    """Columns x, value, low, high: one row per evaluation of one method on one split.
-
-    The k-th evaluations of all seeds belong together: they stand at the same share of the budget,
-    though the optimizer step that crosses it differs. The curve ends where the shortest run does,
-    so that no point is a mean over fewer seeds than its neighbours.
-    """
-    rows = rows.sort_values(["step", "fraction"], kind="stable")
-    runs = [
-        run.to_numpy(float) for _, run in rows.set_index("cell")[["seed", x, y]].groupby("cell")
-    ]
-    points: list[tuple[float, ...]] = []
-    for together in zip(*runs, strict=False):
-        seeds, spent, values = np.stack(together, axis=1)
-        typical = summarise(_by_seed(seeds, values))
-        points.append((float(spent.mean()), typical.value, typical.low, typical.high))
-    return pd.DataFrame(points, columns=["x", "value", "low", "high"], dtype=float)
 
 
 def last_rows(evals: pd.DataFrame) -> pd.DataFrame:
@@ -187,7 +318,9 @@ def last_rows(evals: pd.DataFrame) -> pd.DataFrame:
 def counted(seeds: Sequence[int]) -> str:
     """How many seeds the methods have, in words."""
     fewest, most = min(seeds), max(seeds)
-    count = f"{fewest} seed{'s' * (fewest != 1)}" if fewest == most else f"{fewest}-{most} seeds"
+    count = f"{fewest} seed{'' if fewest == 1 else 's'}"
+    if fewest != most:
+        count = f"{fewest}-{most} seeds"
     return f"{count} per method"
 
 
@@ -197,9 +330,10 @@ def caption(seeds: Sequence[int], drawn: bool = False) -> str:
     if most == 1:
         return "One seed per method: every value is a single run, and differences may be chance."
     if fewest >= ENOUGH_SEEDS:
-        return f"{count}: interquartile mean, 95 % bootstrap interval over seeds."
+        return (
+            f"{count}: interquartile mean, 95 % interval over seeds, prompts and pictures "
+            "(measures of many pictures together: over seeds alone)."
+        )
+    every = ", every seed drawn" if drawn else ""
     mixed = "" if most < ENOUGH_SEEDS else " (interquartile mean and 95 % interval from 5 seeds on)"
-    return (
-        f"{count}: mean{', every seed drawn' * drawn}{mixed}. Intervals from fewer than "
-        f"{ENOUGH_SEEDS} seeds under-cover, so none is given."
-    )
+    return f"{count}: mean{every}{mixed}. Of fewer than {ENOUGH_SEEDS} seeds no interval is given."

@@ -95,7 +95,8 @@ def finish(figure: Figure, styles: Looks, note: str, extra: dict[str, Line2D]) -
 
 def _tidy(axes: Axes) -> None:
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        if axis.get_scale() == "linear":
+            axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     axes.grid(True, color="0.92", linewidth=0.6)
     sns.despine(ax=axes)
 

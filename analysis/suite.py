@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from analysis import claims, published, soups
+from analysis import claims, coverage, published, reasons, soups
 from analysis.collect import Collected, Comparison, Evaluated, begun, collect
 from analysis.figures import FIGURES, TABLES, Entry, made_of
 from analysis.records import Note, ReportError, read_json, read_toml
 from analysis.report import slug, write
-from analysis.sheets import Sheet, Value, markdown
+from analysis.sheets import Sheet, Value, markdown, printed
 from analysis.style import Looks, encoded, looks
+from analysis.targets import guarded
 
 ROOT = Path(__file__).parent.parent
 FACTS = ("device", "threads", "python", "precision", "versions")
@@ -36,6 +37,7 @@ class Item:
     text: Mapping[str, Any]  # its TOML file
     data: claims.Data
     notes: list[Note]
+    found: list[list[claims.Finding]]  # of each claim
     figures: list[Path] = field(default_factory=list)
 
     @property
@@ -66,6 +68,7 @@ def _items(folder: Path) -> Iterator[Item]:
     index = read_json(folder / "suite.json")
     path = ROOT / index["suite"]
     memory = read_json(folder / "memory.json") if (folder / "memory.json").is_file() else {}
+    primary = read_toml(path).get("primary", {})
     for name, entry in index["items"].items():
         text = read_toml(path.with_suffix("") / f"{name}.toml")
         wanted = {**entry["cells"], **dict.fromkeys(entry["evaluations"], "")}
@@ -79,7 +82,9 @@ def _items(folder: Path) -> Iterator[Item]:
             evaluated=[one for one in runs.evaluated if one.rows],
             memory=memory.get(entry["ladder"], {}),
         )
-        yield Item(name, folder, entry, text, data, notes)
+        first = primary if primary.get("item") == name else None
+        found = claims.family(text.get("claims", ()), data, first)
+        yield Item(name, folder, entry, text, data, notes, found)
 
 
 def _write_item(item: Item) -> None:
@@ -132,13 +137,19 @@ def _arms(item: Item, comparison: Comparison, entry: Entry) -> Sequence[str] | N
     """What a figure or table takes besides the comparison; None if it cannot be made of it."""
     if entry.of == "comparison":
         return []
-    return item.labels if entry.of == "pair" and _both(item, comparison) else None
+    return _two(item, comparison) if entry.of == "pair" and _both(item, comparison) else None
 
 
 def _both(item: Item, comparison: Comparison) -> bool:
     """Whether there are evaluations of both of an item's arms."""
     tuned = comparison.evals[comparison.evals["step"] > 0]
-    return set(item.labels) <= set(tuned["label"])
+    return set(_two(item, comparison)) <= set(tuned["label"])
+
+
+def _two(item: Item, comparison: Comparison) -> list[str]:
+    """An item's first two arms that are no placebos: the fast one and the slow one."""
+    placebos = {cell.label for cell in comparison.cells if cell.placebo}
+    return [label for label in item.labels if label not in placebos][:2]
 
 
 def _by_checkpoint(evaluated: Sequence[Evaluated], kind: str) -> dict[str, list[Evaluated]]:
@@ -165,14 +176,21 @@ def _page(root: Path, items: Sequence[Item]) -> Iterator[str]:
         "by hand, in the suite's TOML files.\n"
     )
     yield (
-        "- A value with an interval is the interquartile mean over seeds and its 95 % bootstrap "
-        "interval.\n"
-        "- A claim *holds* or *fails* where all of the interval is on one side; it is *undecided* "
-        "else. Each reward, and each kind of cost, is a finding of its own.\n"
+        "- A value with an interval is the interquartile mean over seeds; the interval is meant to "
+        "hold the truth 95 times in 100, for other seeds, prompts and pictures (on training "
+        "prompts that were all drawn: other seeds and pictures). The mean of all runs stands "
+        "beside it, because an interquartile mean hides one run in five that explodes.\n"
+        "- A claim *holds* or *fails* where its finding is decided at 5 %; it is *undecided* else. "
+        "*p* is corrected (Holm) for all findings of one section. One finding, named beforehand, "
+        "is *primary* and stands outside that correction. Queries, FLOPs and seconds are one "
+        "finding.\n"
+        "- *Learnt*: whether a gain is above that of a placebo, the same method trained on "
+        "shuffled rewards; without one it is not known.\n"
         "- Published numbers are as certain as they say: *source*, read in the primary source; "
         "*figure*, read off its figure by eye; *quoted*, by a third party; *weak*, from one "
         "summary note.\n"
     )
+    yield from _primary(items)
     for folder in dict.fromkeys(item.folder for item in items):
         yield from _circumstances(folder, [item for item in items if item.folder == folder])
     groups = [[i for i in items if i.name == n] for n in dict.fromkeys(i.name for i in items)]
@@ -180,6 +198,8 @@ def _page(root: Path, items: Sequence[Item]) -> Iterator[str]:
     for same in groups:
         name = same[0].name
         yield f"## {same[0].text['title']}\n"
+        for words in dict.fromkeys(words for item in same for words in _lacks(item)):
+            yield f"{words}\n"
         for number, claim in enumerate(same[0].text.get("claims", ())):
             yield from _claim(claim, number, same)
         for item in same:
@@ -194,6 +214,8 @@ def _page(root: Path, items: Sequence[Item]) -> Iterator[str]:
         yield "## Not there yet\n"
         yield "".join(f"- {note}\n" for note in dict.fromkeys(notes))
     yield f"## {markdown(published.sheet())}"
+    if sheet := coverage.sheet(root):
+        yield f"## {markdown(sheet)}"
 
 
 def _in_short(groups: Sequence[Sequence[Item]]) -> Sheet:
@@ -201,7 +223,7 @@ def _in_short(groups: Sequence[Sequence[Item]]) -> Sheet:
     rows: list[dict[str, Value]] = []
     for same in groups:
         for number, claim in enumerate(same[0].text.get("claims", ())):
-            found = [f for item in same for f in claims.findings(claim, item.data)]
+            found = [finding for item in same for finding in item.found[number]]
             said = " ".join(claim["paper"].split())
             title = (
                 "" if number else f"[{same[0].text['title']}](#{_anchor(same[0].text['title'])})"
@@ -219,14 +241,42 @@ def _claim(claim: claims.Claim, number: int, same: Sequence[Item]) -> Iterator[s
     yield f"**{number + 1}. The paper:** {claim['paper'].strip()}\n"
     if "published" in claim:
         yield f"Published: {published.said(claim['published'])}.\n"
-    rows = [(i.folder.name, f) for i in same for f in claims.findings(claim, i.data)]
+    rows = [(item.folder.name, finding) for item in same for finding in item.found[number]]
     if not rows:
         yield "No runs yet.\n"
         return
     yield f"We see ({claims.in_short([finding for _, finding in rows])}):\n"
-    yield f"{markdown(claims.sheet(rows)).strip()}\n"
+    text = markdown(claims.sheet(rows)).strip()
+    yield f"{text}\n"
     if "why" in claim:
+        tables = [item.folder / f"{item.name}.md" for item in same]
+        shown = [path.read_text("utf-8") for path in tables if path.is_file()]
+        shown += [text, published.said(claim.get("published", ()))]
+        names = {name for item in same for name in (*item.labels, *item.data.rewards)}
+        where = f"{same[0].name}.toml, claim {number + 1}"
+        reasons.check(where, claim["why"], "\n".join(shown), names)
         yield f"**Why:** {claim['why'].strip()}\n"
+
+
+def _lacks(item: Item) -> Iterator[str]:
+    """What would be needed to believe a comparison of methods, and is not there."""
+    arms = {label for claim in item.text.get("claims", ()) for label in claim.get("arms", ())}
+    for comparison in item.data.comparisons:
+        there = [label for label in arms if label in comparison.labels]
+        if any(comparison.placebo(label) is None for label in there):
+            yield "*No placebo* stands beside these runs: what of a gain is learnt is not known."
+        if there and not guarded(comparison.evals):
+            yield "*No guard* watched these runs: a reward that rose at the pictures' cost counts."
+
+
+def _primary(items: Sequence[Item]) -> Iterator[str]:
+    """The finding that was named beforehand."""
+    for item in items:
+        for claim, found in zip(item.text.get("claims", ()), item.found, strict=True):
+            for one in (finding for finding in found if finding.primary):
+                said = " ".join(claim["paper"].split())
+                number = one.said or f"{printed(one.value, '.4g')}: {one.verdict}"
+                yield f"**Primary:** {said} {one.what}: {number}.\n"
 
 
 def _circumstances(folder: Path, items: Sequence[Item]) -> Iterator[str]:

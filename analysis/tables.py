@@ -7,23 +7,22 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import pandas as pd
 
-from analysis import published, targets
+from analysis import placebo, progress, published, targets
+from analysis.changes import base_rows, difference, level
 from analysis.collect import Comparison, settings
 from analysis.records import BUDGETS, MEASURES, SPLITS, natural
 from analysis.sheets import Sheet, Value, point
 from analysis.statistics import (
+    NAN,
     Estimate,
     caption,
     counted,
     last_rows,
-    over_seeds,
-    paired_difference,
+    median_cost,
     probability_of_improvement,
     stratified,
-    summarise,
 )
 from analysis.style import BASE
 
@@ -66,10 +65,14 @@ def _by_method(comparison: Comparison, names: Sequence[str]) -> Sheet | None:
         group = last[last["label"] == label]
         if not group.empty:
             seeds = point(int(group["seed"].nunique()))
-            rows.append({"method": label, **_scores(group, names, splits), "seeds": seeds})
-    decisive = last[last["split"] == splits[-1]].groupby("label")
-    ends = {label: over_seeds(group, comparison.reward).value for label, group in decisive}
-    rows.sort(key=lambda row: _rank(ends.get(row["method"], math.nan)))
+            row: dict[str, Value] = {"method": label}
+            row |= _scores(group, evals, names, splits)
+            if comparison.reward in names:
+                row |= _beside(comparison, label, group, splits)
+            rows.append(row | {"seeds": seeds})
+    base, decisive = base_rows(evals, splits[-1]), last[last["split"] == splits[-1]]
+    ends = {n: level(rows_, base, comparison.reward) for n, rows_ in decisive.groupby("label")}
+    rows.sort(key=lambda row: _rank(ends[row["method"]].value if row["method"] in ends else NAN))
     base = evals[evals["step"] == 0]
     if not base.empty:
         rows.insert(0, {"method": BASE, **_base_scores(base, names, splits)})
@@ -83,11 +86,28 @@ def _by_method(comparison: Comparison, names: Sequence[str]) -> Sheet | None:
     return Sheet(title=comparison.title, note=note, columns=columns, rows=rows, styles=STYLES)
 
 
-def _scores(group: pd.DataFrame, names: Sequence[str], splits: list[str]) -> dict[str, Value]:
+def _scores(
+    group: pd.DataFrame, evals: pd.DataFrame, names: Sequence[str], splits: Sequence[str]
+) -> dict[str, Value]:
+    found: dict[str, Value] = {}
+    for name in names:
+        for split in splits:
+            rows = group[group["split"] == split]
+            found[f"{name}, {SPLITS[split]}"] = level(rows, base_rows(evals, split), name)
+    return found
+
+
+def _beside(
+    comparison: Comparison, label: str, group: pd.DataFrame, splits: Sequence[str]
+) -> dict[str, Value]:
+    """The mean of all runs, which an interquartile mean may hide; and whether it is learnt."""
+    split, reward = splits[-1], comparison.reward
+    rows = group[group["split"] == split]
+    mean = level(rows, base_rows(comparison.evals, split), reward).mean
+    own = next(cell.placebo for cell in comparison.cells if cell.label == label)
     return {
-        f"{name}, {SPLITS[split]}": over_seeds(group[group["split"] == split], name)
-        for name in names
-        for split in splits
+        f"mean of all runs, {SPLITS[split]}": point(mean, len(rows)),
+        "learnt": "placebo" if own else placebo.said(comparison, label, split, reward),
     }
 
 
@@ -133,11 +153,11 @@ def matched_compute(comparison: Comparison) -> Sheet | None:
     columns, rows = ["method"], {label: dict[str, Value](method=label) for label in _tuned(evals)}
     runs = {n: [r for _, r in evals[evals["label"] == n].groupby("seed")] for n in rows}
     for column, divisor, unit in (BUDGETS[kind] for kind in ("flops", "queries", "seconds")):
-        for level in levels(float(evals[column].max()) / divisor):
-            header = f"{level:,.4g} {unit}"
+        for amount in levels(float(evals[column].max()) / divisor):
+            header = f"{amount:,.4g} {unit}"
             columns.append(header)
             for label, row in rows.items():
-                row[header] = _at(runs[label], column, level * divisor, comparison.reward)
+                row[header] = _at(comparison, runs[label], column, amount * divisor)
     note = (
         f"{comparison.reward} on unseen prompts, of the last evaluated checkpoint that cost no "
         f"more; '-': no run of that length. {caption(comparison.seeds())}"
@@ -157,10 +177,13 @@ def levels(most: float) -> list[float]:
     return [step for step in steps if step <= most][-3:]
 
 
-def _at(runs: Sequence[pd.DataFrame], column: str, level: float, reward: str) -> Estimate:
-    found = [targets.at_cost(run, column, reward, level) for run in runs]
-    values = [value for value in found if not math.isnan(value)]
-    return summarise(values) if len(values) == len(found) else point(math.nan, 0)
+def _at(
+    comparison: Comparison, runs: Sequence[pd.DataFrame], column: str, amount: float
+) -> Estimate:
+    found = pd.concat([targets.at_cost(run, column, amount) for run in runs])
+    if len(found) < len(runs):
+        return point(math.nan, 0)
+    return level(found, base_rows(comparison.evals, "unseen"), comparison.reward)
 
 
 def _tuned(evals: pd.DataFrame) -> list[str]:
@@ -172,23 +195,27 @@ def time_to_target(comparison: Comparison) -> Sheet | None:
     goal = targets.target(comparison)
     if goal is None:
         return None
+    guards = {False: "reward alone"}
+    if targets.guarded(comparison.evals):
+        guards[True] = "guarded"
     rows: list[dict[str, Value]] = []
     for label in sorted(set(comparison.evals["label"]), key=natural):
         row: dict[str, Value] = {"method": label}
-        for guarded, word in ((False, "reward alone"), (True, "guarded")):
+        for guard, word in guards.items():
             for kind in ("flops", "queries", "seconds"):
                 column, divisor, unit = BUDGETS[kind]
-                spent = targets.costs(comparison, label, column, goal, guarded)
+                spent = targets.costs(comparison, label, column, goal, guard)
                 reached = sum(map(math.isfinite, spent))  # the same for every kind
                 row[f"reached, {word}"] = f"{reached} of {len(spent)}"
-                median = float(np.median(spent)) / divisor if spent else math.inf
-                row[f"{unit}, {word}"] = "never" if math.isinf(median) else f"{median:,.4g}"
+                median, is_open = median_cost(spent, targets.ends(comparison, label, column))
+                row[f"{unit}, {word}"] = f"{'>= ' if is_open else ''}{median / divisor:,.4g}"
         rows.append(row)
-    floors = ", ".join(f"{name} >= {floor:.3g}" for name, floor in goal.floors.items())
+    floors = f"Guarded: at an evaluation with {targets.floors(comparison.evals)}."
     note = (
-        f"Target: {comparison.reward} >= {goal.level:.4g} on training prompts (base model plus "
-        f"{targets.EFFECT:g} standard deviations of its pictures). Guarded: at an evaluation with "
-        f"{floors}. Medians over runs; a run that never got there counts as infinite."
+        f"Target: {comparison.reward} >= {goal:.4g} on training prompts (base model plus "
+        f"{targets.EFFECT:g} deviation between its pictures of one prompt). "
+        f"{floors if True in guards else 'These runs had no guard.'} Medians over runs; a run that "
+        "never got there counts as one that needs more than it had: '>=' at least."
     )
     return Sheet(title=comparison.title, note=note, columns=list(rows[0]), rows=rows)
 
@@ -196,43 +223,30 @@ def time_to_target(comparison: Comparison) -> Sheet | None:
 def pairs(comparison: Comparison) -> Sheet | None:
     """Each pair of methods: difference on common noise, and probability of improvement."""
     last = last_rows(comparison.evals)
-    last = last[last["split"] == "unseen"]
+    last, base = last[last["split"] == "unseen"], base_rows(comparison.evals, "unseen")
     rows: list[dict[str, Value]] = []
     for one, other in itertools.combinations(_tuned(last), 2):
         mine, theirs = (last[last["label"] == label] for label in (one, other))
         seeds = [rows.groupby("seed")[comparison.reward].mean() for rows in (mine, theirs)]
+        gap = difference(mine, theirs, base, comparison.reward)
         rows.append(
             {
                 "methods": f"{one} - {other}",
-                "difference": paired_difference(_differences(mine, theirs, comparison.reward)),
+                "difference": gap,
+                "mean of all runs": point(gap.mean, gap.seeds),
                 "P(better)": probability_of_improvement([seeds[0].tolist()], [seeds[1].tolist()]),
             }
         )
     if not rows:
         return None
     note = (
-        f"{comparison.reward} on unseen prompts, last checkpoints. Difference: same prompts and "
-        "noise, averaged over seeds; its 95 % interval is over prompts, for these runs. "
-        "P(better): how often a run of the first beats one of the second, with an interval over "
-        f"seeds from 5 of each on. {counted(comparison.seeds())}."
+        f"{comparison.reward} on unseen prompts, last checkpoints. Difference: same prompts, noise "
+        "and seeds; its 95 % interval is over seeds, prompts and pictures, and not corrected for "
+        "how many pairs there are. P(better): how often a run of the first beats one of the "
+        "second, with an interval over seeds from 5 of each on. "
+        f"{counted(comparison.seeds())}."
     )
-    columns = ["methods", "difference", "P(better)"]
-    return Sheet(title=comparison.title, note=note, columns=columns, rows=rows)
-
-
-def _differences(mine: pd.DataFrame, theirs: pd.DataFrame, reward: str) -> list[list[float]]:
-    """Per prompt, the differences of its pictures, each first averaged over a method's runs."""
-    means = []
-    for rows in (mine, theirs):
-        runs = [[p["rewards"][reward] for p in pictures] for pictures in rows["per_image"]]
-        means.append(np.mean(runs, axis=0) if len({len(run) for run in runs}) == 1 else None)
-    prompts = [str(p["prompt"]) for p in mine["per_image"].iloc[0]]
-    if means[0] is None or means[1] is None or len(means[0]) != len(means[1]):
-        return []
-    by_prompt: dict[str, list[float]] = {}
-    for prompt, difference in zip(prompts, means[0] - means[1], strict=True):
-        by_prompt.setdefault(prompt, []).append(float(difference))
-    return list(by_prompt.values())
+    return Sheet(title=comparison.title, note=note, columns=list(rows[0]), rows=rows)
 
 
 def ablation(comparison: Comparison) -> Sheet | None:
@@ -252,7 +266,7 @@ def ablation(comparison: Comparison) -> Sheet | None:
             row: dict[str, Value] = {"method": label}
             row |= {k: configs[label][k] for k in keys}
             names = [comparison.reward, *comparison.held_out, "diversity"]
-            rows.append(row | _scores(group, names, list(SPLITS)))
+            rows.append(row | _scores(group, comparison.evals, names, list(SPLITS)))
     if not rows:
         return None
     columns = list(dict.fromkeys(["method", *varied, *(key for row in rows for key in row)]))
@@ -278,7 +292,8 @@ def across(comparisons: Sequence[Comparison]) -> Sheet | None:
     if not rows_:
         return None
     note = (
-        "Gain over the base model on unseen prompts, in standard deviations of its pictures; "
+        "Gain over the base model on unseen prompts, in deviations between its pictures of one "
+        "prompt, whose own error is not in the interval; "
         "seeds resampled within each comparison. Methods with different numbers of comparisons "
         f"are not comparable. {caption([n for c in comparisons for n in c.seeds()])}"
     )
@@ -293,6 +308,7 @@ TABLES: dict[str, Callable[[Comparison], Sheet | None]] = {
     "costs": costs,
     "matched_compute": matched_compute,
     "time_to_target": time_to_target,
+    "progress": progress.table,
     "pairs": pairs,
     "ablation": ablation,
 }

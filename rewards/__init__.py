@@ -1,9 +1,12 @@
 """Rewards: one file per family. All that a reward needs is imported from here.
 
-``register_reward`` makes one known to the registry.
+``register_reward`` makes one known to the registry; ``reward_class`` gives one by name.
 """
 
 from benchmarks.api import Reward, UserError
-from benchmarks.registry import register_reward
+from benchmarks.lazy import torch
+from benchmarks.registry import register_reward, rewards
 
-__all__ = ["Reward", "UserError", "register_reward"]
+reward_class = rewards.get
+
+__all__ = ["Reward", "UserError", "register_reward", "reward_class", "torch"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.lazy import torch
+from rewards import torch
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,8 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from benchmarks.lazy import torch
-from rewards import Reward
+from rewards import Reward, torch
 from rewards._check import at_least_single, check
 from rewards._weights import TOKENIZER, Hub, build, readable
 

@@ -6,8 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.lazy import torch
-from rewards import Reward
+from rewards import Reward, torch
 
 if TYPE_CHECKING:
     from torch import Tensor

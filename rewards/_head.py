@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.lazy import torch
+from rewards import torch
 from rewards._weights import exact
 
 if TYPE_CHECKING:

@@ -15,8 +15,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.api import UserError
-from benchmarks.lazy import torch
+from rewards import UserError, torch
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,9 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.api import UserError
-from benchmarks.lazy import torch
-from rewards import Reward, register_reward
+from rewards import Reward, UserError, register_reward, torch
 from rewards._check import at_least_single, check
 from rewards._clip import image_features, load_tokenizer, text_features
 from rewards._weights import readable

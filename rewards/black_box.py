@@ -21,9 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from PIL import Image
 
-from benchmarks.api import UserError
-from benchmarks.lazy import torch
-from rewards import Reward, register_reward
+from rewards import Reward, UserError, register_reward, torch
 from rewards._check import check, eight_bit
 
 if TYPE_CHECKING:

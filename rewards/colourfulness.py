@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.lazy import torch
-from rewards import Reward, register_reward
+from rewards import Reward, register_reward, torch
 from rewards._check import at_least_single, check
 
 if TYPE_CHECKING:

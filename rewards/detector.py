@@ -14,9 +14,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.api import UserError
-from benchmarks.lazy import torch
-from rewards import register_reward
+from rewards import UserError, register_reward, torch
 from rewards._check import at_least_single, check
 from rewards._clip import MEAN, STD, clip_files, read_model
 from rewards._counts import Counting, Distance, Gone, Seen

@@ -12,8 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from benchmarks.api import UserError
-from rewards import register_reward
+from rewards import UserError, register_reward
 from rewards._clip import ALIGNPROP, ModelReward, cosines, load_tokenizer
 from rewards._weights import TOKENIZER, Hub, build, read_pickle, rename
 

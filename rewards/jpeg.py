@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from benchmarks.lazy import torch
-from rewards import Reward, register_reward
+from rewards import Reward, register_reward, torch
 from rewards._check import at_least_single, check, eight_bit
 
 if TYPE_CHECKING:

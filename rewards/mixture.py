@@ -17,10 +17,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from benchmarks import registry
-from benchmarks.api import UserError
-from benchmarks.lazy import torch
-from rewards import Reward, register_reward
+from rewards import Reward, UserError, register_reward, reward_class, torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +35,7 @@ class Mixture(Reward):
     parts: ClassVar[tuple[str, ...]]
 
     def __init__(self, device: Any) -> None:
-        self.rewards = [registry.rewards.get(name)(device) for name in self.parts]
+        self.rewards = [reward_class(name)(device) for name in self.parts]
         self.normalisers: list[tuple[float, float]] = []
 
     def calibrate(self, images: Tensor, prompts: Sequence[str]) -> dict[str, Any]:
@@ -71,7 +68,7 @@ class Mixture(Reward):
 def mixture(expression: str) -> type[Mixture]:
     """0.7*jpeg+0.3*alignment: a weighted sum of normalised rewards."""
     weights, names = zip(*(_term(term, expression) for term in expression.split("+")), strict=True)
-    kinds: list[Any] = [registry.rewards.get(name) for name in names]
+    kinds: list[Any] = [reward_class(name) for name in names]
     differentiable = all(kind.differentiable for kind in kinds)
     stand_ins = [n if k.differentiable else k.stand_in for n, k in zip(names, kinds, strict=True)]
     stand_in = None

@@ -135,6 +135,18 @@ class Trial:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Primary:
+    """The one finding of a suite that is named beforehand, and not corrected for the others."""
+
+    item: str
+    """The table or figure whose claim it is."""
+    claim: int
+    """Which of its claims, from 1."""
+    reward: str
+    """The reward that it is about."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Item:
     """One table or figure: the keys of its file, over those of the suite's."""
 
@@ -168,6 +180,8 @@ class Item:
     """What is tabulated."""
     claims: tuple[Claim, ...] = ()
     """What the source says."""
+    primary: Primary | None = None
+    """The suite's primary finding."""
 
 
 @dataclass(frozen=True, kw_only=True)

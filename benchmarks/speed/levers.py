@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from diffusers.models.resnet import ResnetBlock2D
@@ -152,6 +151,21 @@ def _ours(pipeline: Any, batch: int, steps: int, **options: Any) -> tuple[Ours, 
     return Ours(backbone, batch=batch, steps=steps, guidance=2.5), backbone
 
 
+@contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Give an object or class another attribute for a while."""
+    own = vars(owner)
+    there, before = name in own, own.get(name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if there:
+            setattr(owner, name, before)
+        else:
+            delattr(owner, name)
+
+
 def forgetting(backbone: BaseBackbone, run: Run) -> Run:
     """With prompts encoded anew in every step."""
 
@@ -187,7 +201,7 @@ def two_passes(backbone: BaseBackbone) -> Iterator[None]:
         without = backbone._denoised(latents, timesteps, empty)
         return without + guidance * (backbone._denoised(latents, timesteps, text) - without)
 
-    with patch.object(backbone, "_guided", guided):
+    with replaced(backbone, "_guided", guided):
         yield
 
 
@@ -202,7 +216,7 @@ def gradient_everywhere(backbone: BaseBackbone) -> Iterator[None]:
             output = denoised(*arguments)
         return output if wanted else output.detach()
 
-    with patch.object(backbone, "_denoised", with_graph):
+    with replaced(backbone, "_denoised", with_graph):
         yield
 
 
@@ -221,7 +235,7 @@ def checkpointed(_: BaseBackbone) -> Iterator[None]:
             context_fn=lambda: (nullcontext(), within()),
         )
 
-    with patch.object(base, "repeated", again):
+    with replaced(base, "repeated", again):
         yield
 
 
@@ -234,56 +248,56 @@ def unadapted_sampling(backbone: BaseBackbone) -> Iterator[None]:
         with backbone.adapting(torch.is_grad_enabled()):
             return denoised(*arguments)
 
-    with patch.object(backbone, "_denoised", unadapted):
+    with replaced(backbone, "_denoised", unadapted):
         yield
 
 
 def peft_layers(_: BaseBackbone) -> Way:
     """LoRA as peft computes it."""
-    return patch.object(kernels.LoraLinear, "forward", PeftLinear.forward)
+    return replaced(kernels.LoraLinear, "forward", PeftLinear.forward)
 
 
 def plain_convolutions(_: BaseBackbone) -> Way:
     """PyTorch's kernel for all convolutions."""
-    return patch.object(kernels.Conv2d, "forward", nn.Conv2d.forward)
+    return replaced(kernels.Conv2d, "forward", nn.Conv2d.forward)
 
 
 def every_time(_: BaseBackbone) -> Way:
     """Frozen weights brought into oneDNN's order in every call."""
-    return patch.object(packed, "AVAILABLE", False)
+    return replaced(packed, "AVAILABLE", False)
 
 
 def dividing_blocks(_: BaseBackbone) -> Way:
     """Residual blocks as diffusers computes them."""
-    return patch.object(kernels.ResnetBlock, "forward", ResnetBlock2D.forward)
+    return replaced(kernels.ResnetBlock, "forward", ResnetBlock2D.forward)
 
 
 def one_by_one(_: BaseBackbone) -> Way:
     """Queries, keys and values each by their own layer."""
-    return patch.object(attention, "can_fuse", lambda *_: False)
+    return replaced(attention, "can_fuse", lambda *_: False)
 
 
 def autocast(backbone: BaseBackbone) -> Way:
     """Every operator asked for the type of its arguments."""
     half = torch.autocast(backbone.device.type, backbone.dtype)
-    return patch.object(backbone, "_autocast", lambda: half)
+    return replaced(backbone, "_autocast", lambda: half)
 
 
 def half_normalisation(_: BaseBackbone) -> Way:
     """Group normalisation by PyTorch's kernel for half precision."""
-    return patch.object(kernels.GroupNorm, "forward", nn.GroupNorm.forward)
+    return replaced(kernels.GroupNorm, "forward", nn.GroupNorm.forward)
 
 
 def half_attention(_: BaseBackbone) -> Way:
     """Attention in half precision."""
-    return patch.object(attention, "SHORT", 0)
+    return replaced(attention, "SHORT", 0)
 
 
 def forgotten_text(_: BaseBackbone) -> Way:
     """Keys and values of the text computed in every pass."""
-    return patch.object(kernels.Attention, "_of_text", kernels.Attention._keys_and_values)
+    return replaced(kernels.Attention, "_of_text", kernels.Attention._keys_and_values)
 
 
 def two_step_upsampling(_: BaseBackbone) -> Way:
     """Pixels doubled, then a convolution."""
-    return patch.object(kernels.Upsample, "forward", Upsample2D.forward)
+    return replaced(kernels.Upsample, "forward", Upsample2D.forward)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import math
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from analysis.collect import Comparison, collect
+
 TRAIN = ["cat", "dog", "horse", "monkey", "rabbit", "zebra", "spider", "bird", "sheep", "deer"]
 UNSEEN = ["snail", "hippopotamus", "cheetah", "crocodile", "lobster", "octopus"]
 GAIN = {"alignprop": 1.6, "ddpo": 0.7, "rwr": 0.3, "refl": 1.2}
+Curve = Callable[[float], float]
 MEASURES = ("diversity", "vendi", "drift", "collapse")
 
 
@@ -70,6 +74,41 @@ def write_cell(
     if finished:
         (cell / "done").touch()
     return cell
+
+
+def write_climb(runs: Path, method: str, seed: int, reward: Curve, part: float = 1.0) -> Path:
+    """A cell whose training reward is that of the share of the budget, at 11 evaluations.
+
+    ``part``: its budget, in those of the others.
+    """
+    cell = write_cell(runs, method, seed, evals=11)
+    lines = [json.loads(line) for line in (cell / "evals.jsonl").read_text().splitlines()]
+    for line in lines:
+        for counter in ("flops", "reward_queries", "seconds"):
+            line[counter] *= part
+        shift = reward(line["fraction"] * part) - line["rewards"]["jpeg"]
+        line["rewards"]["jpeg"] += shift
+        for picture in line["per_image"]:
+            picture["rewards"]["jpeg"] += shift
+    (cell / "evals.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    info = json.loads((cell / "cell.json").read_text())
+    info["budget"]["amount"] *= part
+    (cell / "cell.json").write_text(json.dumps(info))
+    return cell
+
+
+def made(
+    runs: Path, fast: Curve, slow: Curve, seeds: int, spread: float = 0.0, part: float = 1.0
+) -> Comparison:
+    """Two methods; the runs of ``fast`` are spread around its curve. ``part``: the slow one's."""
+    labels = {}
+    for seed in range(seeds):
+        shift = spread * (seed - (seeds - 1) / 2)
+        cell = write_climb(runs, "alignprop", seed, lambda p, s=shift: fast(p) + s * (p > 0))
+        labels[cell.name] = "alignprop"
+        labels[write_climb(runs, "ddpo", seed, slow, part).name] = "ddpo"
+    [comparison] = collect(runs, only=labels).comparisons
+    return comparison
 
 
 def final(cell: Path, split: str = "train", name: str = "jpeg") -> float:

@@ -12,9 +12,9 @@ import pytest
 from synthetic_runs import GAIN, write_cell
 
 from analysis import __main__
+from analysis.changes import curve
 from analysis.collect import Collected, collect
 from analysis.records import Note, ReportError
-from analysis.statistics import curve
 
 
 def same(one: Collected, other: Collected) -> None:
@@ -112,7 +112,7 @@ def test_cells_that_were_asked_for_and_never_begun_are_listed(tmp_path: Path) ->
     for machine, method in (("one", "ddpo"), ("two", "refl")):
         write_cell(tmp_path / machine, method, 0)
         for other in {"ddpo", "refl", "rwr"} - {method}:
-            cell = write_cell(tmp_path / "whole", other, 0)
+            cell = write_cell(tmp_path / f"of {machine}", other, 0)
             there = tmp_path / machine / cell.name
             there.mkdir()
             shutil.copy(cell / "cell.json", there)

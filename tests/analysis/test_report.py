@@ -21,7 +21,14 @@ from analysis.records import Note
 from analysis.report import write_report
 from analysis.statistics import win_rate
 
-FIGURES = ("reward_curve", "cost_curves", "overoptimisation", "pareto", "time_to_target")
+FIGURES = (
+    "reward_curve",
+    "cost_curves",
+    "overoptimisation",
+    "pareto",
+    "time_to_target",
+    "progress",
+)
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +62,7 @@ def test_everything_is_there(report: Path) -> None:
         "costs",
         "matched_compute",
         "time_to_target",
+        "progress",
         "pairs",
         "published",
     )

@@ -17,7 +17,7 @@ from analysis.curves import front, pareto
 from analysis.sheets import Sheet, latex, markdown, numbers
 from analysis.statistics import Estimate
 from analysis.style import looks
-from analysis.targets import Target, at_cost, cost, target
+from analysis.targets import at_cost, cost, last_kept, target
 
 
 def comparison(runs: Path) -> Comparison:
@@ -37,7 +37,7 @@ def test_few_seeds_give_their_mean_and_no_interval(tmp_path: Path) -> None:
     assert ours["jpeg, training"].value == pytest.approx(np.mean([final(c) for c in cells]))
     assert math.isnan(ours["jpeg, training"].low)
     assert row(sheet, "base model")["jpeg, training"].value == pytest.approx(-2.2)
-    assert sheet and "under-cover" in sheet.note
+    assert sheet and "no interval is given" in sheet.note
 
 
 def test_costs_are_means_over_runs_and_memory_is_the_most(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_five_seeds_give_an_interval(tmp_path: Path) -> None:
     sheet = tables.generalisation(comparison(tmp_path))
     value = row(sheet, "ddpo")["jpeg, unseen"]
     assert value.low < value.value < value.high
-    assert sheet and "95 % bootstrap interval" in sheet.note
+    assert sheet and "95 % interval over seeds, prompts and pictures" in sheet.note
 
 
 def test_methods_are_ranked_by_the_reward_on_unseen_prompts(tmp_path: Path) -> None:
@@ -113,25 +113,65 @@ def test_matched_compute_reads_one_set_of_runs_at_equal_cost(tmp_path: Path) -> 
 
 def test_at_cost() -> None:
     run = pd.DataFrame({"flops": [0, 10, 30], "fraction": [0, 0.5, 1], "r": [1.0, 2.0, 6.0]})
-    assert [at_cost(run, "flops", "r", x) for x in (0, 5, 20, 30)] == [1, 1, 2, 6]
-    assert math.isnan(at_cost(run, "flops", "r", 31))
+    assert [at_cost(run, "flops", x)["r"].item() for x in (0, 5, 20, 30)] == [1, 1, 2, 6]
+    assert at_cost(run, "flops", 31).empty
 
 
 def test_a_target_reached_by_spoiling_the_rest_does_not_count() -> None:
-    run = pd.DataFrame({"flops": [0, 10, 20, 30], "r": [0, 2, 2, 1], "d": [1, 0.2, 0.9, 1]})
-    goal = Target(level=2, floors={"d": 0.8})
-    assert cost(run, "flops", "r", goal, guarded=False) == 10
-    assert cost(run, "flops", "r", goal, guarded=True) == 20
-    assert cost(run, "flops", "r", Target(3, {}), guarded=False) == math.inf
+    kept = [None, False, True, True]
+    run = pd.DataFrame({"flops": [0, 10, 20, 30], "r": [0, 2, 2, 1], "kept": kept})
+    assert cost(run, "flops", "r", 2, guard=False) == 10
+    assert cost(run, "flops", "r", 2, guard=True) == 20
+    assert cost(run, "flops", "r", 3, guard=False) == math.inf
 
 
-def test_the_target_is_half_a_deviation_above_the_base_model(tmp_path: Path) -> None:
+def guarded(cell: Path, kept: list[bool]) -> None:
+    """Write the guard's verdict into the training evaluations of a cell, and its floors."""
+    lines = [json.loads(line) for line in (cell / "evals.jsonl").read_text().splitlines()]
+    for line in lines:
+        if line["split"] == "train":
+            line |= {"kept": kept[line["step"] // 20], "floors": {"judge": -0.31}}
+    (cell / "evals.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_a_guarded_run_ends_with_the_last_checkpoint_that_is_kept_on_both_splits(
+    tmp_path: Path,
+) -> None:
+    guarded(write_cell(tmp_path, "ddpo", 0), [True, True, True, False, False, False])
+    guarded(write_cell(tmp_path, "ddpo", 1), [True] + [False] * 5)
+    guarded(write_cell(tmp_path, "ddpo", 2), [True] * 6)
+    last = last_kept(comparison(tmp_path).evals)
+    steps = {(row.seed, row.split): row.step for row in last.itertuples()}
+    assert steps == {
+        (seed, split): step
+        for seed, step in ((0, 40), (1, 0), (2, 100))
+        for split in ("train", "unseen")
+    }
+
+
+def test_time_to_target_says_what_is_kept_and_what_never_got_there(tmp_path: Path) -> None:
+    guarded(write_cell(tmp_path, "ddpo", 0), [True] + [False] * 5)
+    sheet = tables.time_to_target(comparison(tmp_path))
+    ours = row(sheet, "ddpo")
+    assert ours["reached, reward alone"] == "1 of 1" and ours["TFLOP, reward alone"] == "24"
+    assert ours["reached, guarded"] == "0 of 1" and ours["TFLOP, guarded"] == ">= 120"
+    assert sheet and "judge at least -0.31" in sheet.note
+
+
+def test_the_target_is_a_deviation_within_a_prompt_above_the_base_model(tmp_path: Path) -> None:
     write_cell(tmp_path, "ddpo", 0)
-    goal = target(comparison(tmp_path))
-    deviation = np.std([0.3 * math.cos(7 * i) for i in range(20)], ddof=1)
-    assert goal and goal.level == pytest.approx(-2.2 + 0.5 * deviation)
-    assert goal.floors["diversity"] == pytest.approx(0.75 * 0.4)
-    assert goal.floors["alignment"] == pytest.approx(0.62 - 0.5 * deviation)
+    pairs = np.array([[0.3 * math.cos(7 * i) for i in (2 * k, 2 * k + 1)] for k in range(10)])
+    within = math.sqrt(np.var(pairs, axis=1, ddof=1).mean())
+    assert target(comparison(tmp_path)) == pytest.approx(-2.2 + within)
+
+
+def test_the_mean_of_all_runs_stands_beside_the_interquartile_mean(tmp_path: Path) -> None:
+    cells = [write_cell(tmp_path, "ddpo", seed) for seed in range(5)]
+    ours = row(tables.generalisation(comparison(tmp_path)), "ddpo")
+    ends = sorted(final(cell, "unseen") for cell in cells)
+    assert ours["mean of all runs, unseen"].value == pytest.approx(np.mean(ends))
+    assert ours["jpeg, unseen"].value == pytest.approx(np.mean(ends[1:4]))
+    assert ours["learnt"] == "no placebo"
 
 
 def test_ablation_shows_only_what_differs(tmp_path: Path) -> None:
@@ -156,7 +196,7 @@ def test_the_three_formats_say_the_same(tmp_path: Path) -> None:
     value, low = (frame[f"jpeg, unseen{end}"].iloc[1] for end in ("", " low"))
     for text in (markdown(sheet), latex(sheet)):
         assert f"{value:.3f} [{low:.3f}, " in text
-    assert sheet.words() == [True, *[False] * (len(sheet.columns) - 1)]
+    assert sheet.words() == [column in {"method", "learnt"} for column in sheet.columns]
 
 
 def test_published_values_have_a_source_and_stand_beside_ours(tmp_path: Path) -> None:

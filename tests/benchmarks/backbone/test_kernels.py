@@ -155,6 +155,32 @@ def test_keys_and_values_of_a_text_are_computed_once_per_trajectory(counted_atte
     assert len(called) == 4  # neither outside of a trajectory nor with gradient
 
 
+def test_two_texts_in_one_trajectory_have_keys_of_their_own(counted_attention):
+    layer, called = counted_attention
+    given, one, other = torch.randn(2, 10, 16), torch.randn(2, 7, 12), torch.randn(2, 7, 12)
+    expected = [layer(given, text).detach() for text in (one, other)]
+    called.clear()
+    with torch.no_grad(), kernels.one_trajectory():
+        for _ in range(2):
+            found = [layer(given, text) for text in (one, other)]
+            assert all(map(torch.equal, found, expected))
+        assert len(called) == 2
+        one.add_(1.0)  # no longer the same text
+        assert not torch.equal(layer(given, one), found[0]) and len(called) == 3
+
+
+def test_reference_operators_are_pytorchs(counted_attention):
+    layer, called = counted_attention
+    ours, plain = upsampling(6, torch.float32)
+    given, text = torch.randn(2, 10, 16), torch.randn(2, 7, 12)
+    with torch.no_grad(), kernels.one_trajectory(), kernels.reference_operators():
+        layer(given, text), layer(given, text)
+        assert len(called) == 2  # nothing is cached
+        picture = torch.randn(1, 6, 4, 4)
+        assert torch.equal(ours(picture), plain(picture))
+        assert not vars(ours.conv.weight)  # nothing is packed
+
+
 def test_keys_and_values_without_lora_are_others(counted_attention):
     layer, called = counted_attention
     given, text = torch.randn(2, 10, 16), torch.randn(2, 7, 12)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks import registry
-from benchmarks.api import StepResult, UserError
+from benchmarks.api import Context, Sampling, StepResult, UserError
 from benchmarks.conformance import contract, learns
 from benchmarks.conformance.learns import Trial
 from methods import refl
@@ -170,6 +170,12 @@ class DoesNotExplain(ReFL):
         """samples [ours]"""
 
 
+class InheritsNothing(ReFL):
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        rate: float = field(default=1.0, metadata={"help": "how fast [ours]"})
+
+
 class HasAFieldThatTomlCannotSay(ReFL):
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -205,6 +211,7 @@ def test_it_catches_a_wrong_sign(monkeypatch: pytest.MonkeyPatch):
         (ErasesItsTraces, "a_budget_is_kept", "leave the ledger alone"),
         (DoesEverythingInEveryProcess, "two_processes_equal_one", "loop over"),
         (WantsTheMoon, "needs_are_honest", "needs must be"),
+        (InheritsNothing, "two_steps_are_finite", "let Config inherit Batch"),
         (GoesBehindTheBack, "ledger_equals_spy", "call the module"),
         (HidesItsNeeds, "needs_are_honest", "add 'reward_grad'"),
         (ClaimsTooMuch, "needs_are_honest", "needs should say 'reward'"),
@@ -214,6 +221,42 @@ def test_it_catches(cls: type, check: str, message: str, monkeypatch: pytest.Mon
     monkeypatch.setitem(registry.methods.entries, "broken", cls)
     with pytest.raises((contract.Broken, UserError), match=message):
         contract.CHECKS[check]("broken")
+
+
+class DrawsRollouts(ReFL):
+    """Its set has a name of its own, and the checks are told how to make it small."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(Sampling):
+        rollouts: int = field(default=4096, metadata={"help": "samples drawn [ours]"})
+
+        @property
+        def update_size(self) -> int:
+            return self.rollouts
+
+        def resized(self, update_size: int) -> "DrawsRollouts.Config":
+            return replace(self, rollouts=update_size)
+
+    def __init__(self, config: Config, context: Context) -> None:
+        steps = config.sampling_steps
+        sampling = {k: getattr(config, k) for k in ("micro_batch", "sampling_steps", "guidance")}
+        drawn = {"batch_size": config.rollouts, "earliest": steps - 2, "latest": steps - 1}
+        super().__init__(refl.Config(**sampling, **drawn), context)
+
+
+class DoesNotSayHowMany(DrawsRollouts):
+    @dataclass(frozen=True, kw_only=True)
+    class Config(Sampling):
+        rollouts: int = field(default=4096, metadata={"help": "samples drawn [ours]"})
+
+
+def test_a_set_by_any_name_is_made_small(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(registry.methods.entries, "rollouts", DrawsRollouts)
+    assert contract.small_config("rollouts").rollouts == contract.SAMPLES
+    contract.CHECKS["two_steps_are_finite"]("rollouts")
+    monkeypatch.setitem(registry.methods.entries, "rollouts", DoesNotSayHowMany)
+    with pytest.raises(contract.Broken, match="give it the property update_size"):
+        contract.CHECKS["two_steps_are_finite"]("rollouts")
 
 
 def test_every_check_can_fail():
