@@ -112,7 +112,9 @@ def resolve(
 
 def code_files(specs: Iterable[Spec]) -> list[str]:
     """The rewards of these cells that are functions of Python files, as ``my_file.py:score``."""
-    names = {name for spec in specs for name in (spec.reward, *spec.task.held_out)}
+    names = set()
+    for spec in specs:
+        names |= {spec.reward, *spec.task.held_out, spec.evaluation.features}
     return sorted(name for name in names if _files(name))
 
 

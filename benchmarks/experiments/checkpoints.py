@@ -81,7 +81,8 @@ def describe(options: Request, chosen: list[Candidate]) -> dict[str, Any]:
     if options.held_out is not None:
         task = dataclasses.replace(task, held_out=options.held_out)
     named = [options.reward or "", *(options.held_out or ()), *map(str, options.plugin)]
-    refuse_code([reward, *task.held_out], named, "cell.json or task")
+    rewards = [reward, *task.held_out, preset.evaluation.features]
+    refuse_code(rewards, named, "cell.json or task")
     splits = {"prompts": _own_prompts(options)} if options.prompts else task.evaluation_prompts()
     names = reported(reward, task)
     return {

@@ -120,6 +120,16 @@ def test_code_is_named_by_the_user_or_refused(reward: str, named: list[str], ref
         refuse_code([reward], named, "x")
 
 
+def test_a_backbone_file_cannot_bring_code(tmp_path: Path):
+    code = tmp_path / "theirs.py"
+    code.write_text("def score(images, prompts):\n    return []\n")
+    mine = tmp_path / "mine.toml"
+    features = f'[evaluation]\nfeatures = "{code}:score"\n'
+    mine.write_text(f'model = "someone/a-model"\nlike = "emoji"\n{features}')
+    with pytest.raises(UserError, match="--plugin"):
+        resolve({"ddpo": []}, backbone=str(mine))
+
+
 def test_a_tasks_file_cannot_bring_code(tmp_path: Path):
     code, task = tmp_path / "theirs.py", tmp_path / "theirs.toml"
     code.write_text("raise SystemExit\ndef score(images, prompts):\n    return []\n")

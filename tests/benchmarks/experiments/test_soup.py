@@ -66,7 +66,7 @@ def test_a_soup_draws_what_the_mixed_weight_matrices_draw(two: list[Path]):
     deltas = [products(state) for state in states]
     with torch.no_grad():
         for name, value in deltas[0].items():
-            weight = plain.unet.get_submodule(name).base_layer.weight
+            weight = plain.denoiser.get_submodule(name).base_layer.weight
             weight += (0.05 * value + 0.1 * deltas[1][name]).float()
     torch.testing.assert_close(drawn, pictures(plain, PROMPTS, 4, 2.0), atol=1e-4, rtol=0)
     assert (drawn - before).abs().max() > 1e-2

@@ -211,11 +211,11 @@ def test_the_cost_is_said_before_it_starts(monkeypatch):
 
     def plan(name, config, model, budget):
         values = {"steps_in_budget": 10, "hours": {suite.GPU: 2.0}}
-        return {"plans": {"store": values | {"peak_bytes": 9e11}, "step": values | PEAK}}
+        return {"keep": {"all": values | {"peak_bytes": 9e11}, "latents": values | PEAK}}
 
     PEAK = {"peak_bytes": 1e10}
     monkeypatch.setattr(suite.forecast, "plan", plan)
-    monkeypatch.setattr(suite, "Model", lambda *a: None)
+    monkeypatch.setattr(suite, "MetaModel", lambda *a: None)
     assert "sd15" in SHAPES
     *lines, total = suite.cost(paper("sd15"), "sd15")
     cells = {
@@ -224,7 +224,7 @@ def test_the_cost_is_said_before_it_starts(monkeypatch):
         for t in item.trials(load_preset("sd15")).values()
     }
     assert total.startswith(f"{2.0 * len(cells):.4g} hours")
-    assert all("(step)" in line for line in lines[1:])
+    assert all("(latents)" in line for line in lines[1:])
     assert any("all weights" in line for line in lines)
 
 
