@@ -36,6 +36,9 @@ class Task:
     """Pictures per evaluated training prompt; at least 1."""
     unseen_images: int
     """Pictures per unseen prompt; at least 1."""
+    guard: tuple[str, ...] = ()
+    """Rewards, reported like the held-out ones, that say whether a picture still shows what was
+    asked for. Where they fall too far a run is not counted, see ``compute/floors.py``."""
 
     def evaluation_prompts(self) -> dict[str, list[str]]:
         """The evaluation's splits, `train` and `unseen`, each with one prompt per picture."""
@@ -106,6 +109,8 @@ class Reward(ABC):
     """Where it comes from: a paper, a repository file."""
     differentiable: ClassVar[bool]
     """Whether its values carry a gradient to the images."""
+    optimisable: ClassVar[bool] = True
+    """Whether methods may train on it; False for judges, which would lose their worth."""
     stand_in: ClassVar[str | None] = None
     """Name of a differentiable reward that approximates this one, for methods with a gradient."""
     recorded: ClassVar[str] = ""

@@ -61,6 +61,7 @@ class TaskFile:
     unseen: str | tuple[str, ...]
     held_out: tuple[str, ...]
     template: str = "{}"
+    guard: tuple[str, ...] = ()
     evaluation: TaskEvaluation
 
 
@@ -91,6 +92,7 @@ def _read_task(path: Path) -> Task:
         train=_prompts(file, "train"),
         unseen=_prompts(file, "unseen"),
         held_out=file.held_out,
+        guard=file.guard,
         **dataclasses.asdict(file.evaluation),
     )
     check_task(task, str(path))
@@ -112,6 +114,8 @@ def check_task(task: Task, where: str) -> None:
     for key in ("train_every", "train_images", "unseen_images"):
         if getattr(task, key) < 1:
             raise UserError(f"{where}: {key} must be at least 1")
+    if task.guard and min(task.train_images, task.unseen_images) < 2:
+        raise UserError(f"{where}: with a guard, train_images and unseen_images must be at least 2")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from torch import Tensor
 from benchmarks import registry
 from benchmarks.api import Context, Keep, Method, Reward, Scale, StepResult, UserError
 from benchmarks.backbone import load
+from benchmarks.compute.floors import floors, kept
 from benchmarks.compute.ledger import Ledger
 from benchmarks.distributed import alone, from_first, rank, start
 from benchmarks.forecast.peak_memory import choose
@@ -109,6 +110,7 @@ class Run:
         space = spec.evaluation.features
         self.space = self.rewards.get(space) or registry.rewards.get(space)(harness.device)
         self.base_features: dict[str, Tensor] = {}  # by split, on the evaluation's noise
+        self.floors: dict[str, dict[str, float]] = {}  # by split, of the guard's rewards
         self.normalisers = self._calibrate()
         train = self.rewards[spec.train_reward]
         self._price_reward(train)
@@ -231,7 +233,7 @@ class Run:
         self.backbone.load_weights(saved["weights"])
         self.method.load_state_dict(saved["method"])
         self.guard.mute = saved["mute"]
-        self.base_features = saved["base_features"]
+        self.base_features, self.floors = saved["base_features"], saved["floors"]
         return self._snapshot(saved["step"]), saved["pending"]
 
     def _keep(self) -> Keep:
@@ -257,6 +259,7 @@ class Run:
                 "ledger": self.ledger.state_dict(),
                 "mute": self.guard.mute,
                 "base_features": self.base_features,
+                "floors": self.floors,
             },
         )
 
@@ -280,12 +283,19 @@ class Run:
             self.backbone.load_weights(now)
         if state.step == 0:
             self.base_features = {r.split: r.features for r in self._evaluated[0]}
+            self.floors = {
+                r.split: floors(r.record["per_image"], spec.task.guard) for r in self._evaluated[0]
+            }
         for result in self._evaluated[state.step]:
             ends = state.step == 0 or fraction == 1.0
             images = result.images if ends else result.images[:BETWEEN]
             self.cell.save_images(result.split, state.step, images)
             head = {"step": state.step, "fraction": fraction}
-            self.cell.append("evals", head | state.totals | result.record)
+            guarded: dict[str, Any] = {}
+            if spec.task.guard:
+                least = self.floors[result.split]
+                guarded = {"floors": least, "kept": kept(result.record["rewards"], least)}
+            self.cell.append("evals", head | state.totals | result.record | guarded)
 
     def _base_key(self) -> str:
         spec = self.spec

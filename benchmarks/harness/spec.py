@@ -68,6 +68,12 @@ class Spec:
         """
         needs = registry.methods.get(self.method).needs
         reward = registry.rewards.get(self.reward)
+        if not reward.optimisable:
+            usable = [n for n in registry.rewards.names() if registry.rewards.get(n).optimisable]
+            raise UserError(
+                f"reward {self.reward!r} is for evaluation only; optimise one of "
+                f"{', '.join(usable)}"
+            )
         if "reward_grad" not in needs or reward.differentiable:
             return self.reward
         stand_in: str | None = reward.stand_in
@@ -89,6 +95,9 @@ class Spec:
 
         Raises UserError if the method, a reward or what they need of each other is not there.
         """
+        prompts = dataclasses.asdict(self.task)
+        if not self.task.guard:
+            del prompts["guard"]
         optional: dict[str, Any] = {
             "compile": self.compile,
             "placebo": self.placebo,
@@ -112,7 +121,7 @@ class Spec:
             "rank": self.rank,
             "memory": OLD_KEEP.get(self.keep, self.keep),
             "precision": self.precision,
-            "prompts": dataclasses.asdict(self.task),
+            "prompts": prompts,
             "versions": {n: version(n) for n in ("torch", "diffusers", "peft", "transformers")},
             "machine": platform.machine(),
         } | {key: value for key, value in optional.items() if value != usual[key]}
@@ -147,9 +156,9 @@ class Spec:
 
 
 def reported(reward: str, task: Task) -> list[str]:
-    """The rewards in every evaluation: the task's own, its stand-in, the held-out ones."""
+    """The rewards in every evaluation: the optimised, its stand-in, the held-out, the guard."""
     stand_in = registry.rewards.get(reward).stand_in
-    return list(dict.fromkeys([reward, *([stand_in] if stand_in else []), *task.held_out]))
+    return list(dict.fromkeys([reward, *([stand_in] if stand_in else []), *task.held_out, *task.guard]))
 
 
 def _differentiable(name: str) -> bool:
