@@ -158,7 +158,9 @@ class Spec:
 def reported(reward: str, task: Task) -> list[str]:
     """The rewards in every evaluation: the optimised, its stand-in, the held-out, the guard."""
     stand_in = registry.rewards.get(reward).stand_in
-    return list(dict.fromkeys([reward, *([stand_in] if stand_in else []), *task.held_out, *task.guard]))
+    return list(
+        dict.fromkeys([reward, *([stand_in] if stand_in else []), *task.held_out, *task.guard])
+    )
 
 
 def _differentiable(name: str) -> bool:

@@ -16,7 +16,9 @@ def test_it_is_the_log_probability_of_the_animal_and_of_the_number():
     animal, count = (logits.softmax(1) for logits in network(images))
     cat, fox = data.ANIMALS.index("cat"), data.ANIMALS.index("fox")
     expected = torch.stack([animal[0, cat] * count[0, 0], animal[1, fox] * count[1, 1]]).log()
-    torch.testing.assert_close(Judge()(images, ["a cat on a blue background", "two foxes"]), expected)
+    torch.testing.assert_close(
+        Judge()(images, ["a cat on a blue background", "two foxes"]), expected
+    )
 
 
 def test_pictures_of_other_sizes_are_resized():
