@@ -22,7 +22,7 @@ from benchmarks.registry import hint
 
 FOLDER = Path(__file__).parent
 Layer = tuple[Mapping[str, Any], str]
-RULES = 3  # the version of RULES.md
+RULES = 4  # the version of RULES.md
 Precision = Literal["fp32", "bf16", "fp16"]
 KeepChoice = Literal["auto", "all", "latents", "blocks"]
 #: What ``--keep`` said when it was ``--memory``; cells are still described, and hashed, in these.

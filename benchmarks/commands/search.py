@@ -19,7 +19,7 @@ from benchmarks.api import UserError
 from benchmarks.cli import LAUNCHING, Launching, cli, load_plugins
 
 if TYPE_CHECKING:
-    from benchmarks.experiments.search import Trial
+    from benchmarks.experiments.search import Judged
 
 
 @tyro.conf.configure(tyro.conf.DisallowNone)
@@ -29,6 +29,10 @@ class Options:
 
     file: tyro.conf.Positional[Path | None] = None
     """A TOML file like benchmarks/experiments/search.toml, which is the default."""
+    methods: tuple[str, ...] = ()
+    """Only these methods of the file."""
+    rewards: tuple[str, ...] = ()
+    """These rewards instead of the file's."""
     out: Path = Path("results/search")
     """Where results go; finished trials there are not run again."""
     plugin: tuple[Path, ...] = ()
@@ -48,11 +52,15 @@ def main(arguments: list[str]) -> int:
     from benchmarks.records.cell import write_json
 
     path = options.file or search.FILE
-    found, failed = search.run(path, options.out, options.launching, options.plugin)
+    wanted = search.narrowed(search.load(path), options.methods, options.rewards)
+    found, failed = search.run(wanted, path, options.out, options.launching, options.plugin)
     for name, reason in failed.items():
         print(f"{name} failed: {reason}", file=sys.stderr)
     if found and rank() == 0:
-        rows = [dataclasses.asdict(trial) | {"chosen": wins} for trial, wins in found]
+        rows = [
+            dataclasses.asdict(judged) | {"score": judged.score, "chosen": wins}
+            for judged, wins in found
+        ]
         text = "\n".join(_lines(found))
         try:
             write_json(options.out / "search.json", rows)
@@ -63,11 +71,18 @@ def main(arguments: list[str]) -> int:
     return 1 if failed else 0
 
 
-def _lines(found: list[tuple[Trial, bool]]) -> Iterator[str]:
-    yield "| method | values | validation reward | held-out kept | chosen |"
-    yield "|---|---|---:|---:|---|"
-    for trial, wins in found:
-        yield (
-            f"| {trial.method} | `{json.dumps(trial.values)}` | {trial.reward:.3f} | "
-            f"{trial.kept:.0%} | {'yes' if wins else ''} |"
-        )
+def _lines(found: list[tuple[Judged, bool]]) -> Iterator[str]:
+    yield "| reward | method | trial | values | validation reward | per seed | kept | chosen |"
+    yield "|---|---|---:|---|---:|---|---:|---|"
+    for reward in dict.fromkeys(judged.trial.reward for judged, _ in found):
+        rows = [(judged, wins) for judged, wins in found if judged.trial.reward == reward]
+        yield f"| {reward} | base model | | | {rows[0][0].base:.4g} | | | |"
+        for judged, wins in sorted(
+            rows, key=lambda row: (row[0].trial.method, row[0].trial.number)
+        ):
+            trial = judged.trial
+            yield (
+                f"| {reward} | {trial.method} | {trial.number} | `{json.dumps(trial.values)}` | "
+                f"{judged.score:.4g} | {', '.join(f'{score:.4g}' for score in judged.scores)} | "
+                f"{judged.kept:.0%} | {'yes' if wins else ''} |"
+            )

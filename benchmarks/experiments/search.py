@@ -1,15 +1,18 @@
-"""The recorded hyperparameter search.
+"""The search for hyperparameters, by the rules of ``RULES.md`` (12), for each reward anew.
 
-Every method gets the same number of trials at the same compute (``search.toml``). The best reward
-on the validation prompts wins, among the trials that keep the share ``floor`` of what the base
-model has of the held-out rewards; where none does, the trial that keeps most.
+Every method gets the same number of random trials from a space that a file declares, each trial
+several seeds, each seed the same budget. A trial is worth the reward on validation prompts of its
+last checkpoint that the guard keeps, averaged over its seeds, and the best trial wins. If a winner
+lies at an edge of its space, every method gets ``extension`` more trials for that reward, once:
+outward of that edge where a winner was, from its own space elsewhere.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,110 +23,275 @@ from benchmarks.experiments.cells import announce, resolve
 from benchmarks.experiments.launch import Around, run_here_or_launched
 from benchmarks.harness.spec import Spec
 from benchmarks.records.cell import Cell
+from benchmarks.registry import hint
+from benchmarks.streams import Streams
 
 FILE = FOLDER / "experiments" / "search.toml"
+#: A winner this close to an end of its range, as a share of the range's logarithm, is at its edge.
+EDGE = 0.15
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """The values of one setting: drawn evenly on the logarithm between two positive ends."""
+
+    low: float
+    high: float
+
+    def at(self, share: float) -> float:
+        """The value at this share of the range, to three digits."""
+        return float(f"{self.low * (self.high / self.low) ** share:.3g}")
+
+    def share(self, value: float) -> float:
+        """Where in the range a value lies: 0 at the low end, 1 at the high one."""
+        return math.log(value / self.low) / math.log(self.high / self.low)
+
+    def beyond(self, share: float, factor: float) -> Range:
+        """The range outward of the end that is nearer to ``share``."""
+        if share < 0.5:
+            return Range(low=self.low / factor, high=self.low)
+        return Range(low=self.high, high=self.high * factor)
+
+
+Space = Mapping[str, Range]  # by the setting's dotted name
 
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """The file of a search: what its trials share, and per method a table for each trial."""
+    """The file of a search."""
 
-    floor: float
-    """The share of the base model's held-out rewards that a trial must keep."""
-    budget: str
-    """KIND=AMOUNT per trial."""
-    seed: int
-    """Of every trial."""
-    task: str
-    """Prompts and splits; judged are the unseen ones."""
-    reward: str
-    """What is optimised."""
     backbone: str
     """Whose weights, and whose preset the trials go over."""
-    trials: Mapping[str, tuple[Mapping[str, Any], ...]]
-    """Per method, values over its preset; for every method as many."""
+    task: str
+    """Prompts and splits; judged are the unseen ones, under the task's guard."""
+    rewards: tuple[str, ...]
+    """Each is searched by itself."""
+    budget: str
+    """KIND=AMOUNT per trial and seed."""
+    seeds: tuple[int, ...]
+    """Of every trial, at least two; of no report."""
+    trials: int
+    """Random trials per method and reward."""
+    extension: int
+    """Further trials of every method if a winner is at an edge."""
+    widen: float
+    """How many times further these may go."""
+    space: Mapping[str, Space]
+    """Per method, the range of each setting."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One configuration of one method, and how it is judged."""
+    """One configuration of one method for one reward."""
 
     method: str
-    values: Mapping[str, Any]
-    reward: float
-    """On validation prompts at the end of the budget."""
+    reward: str
+    number: int
+    """From 1; those beyond ``Search.trials`` are of the extension."""
+    values: Mapping[str, float]
+    """By dotted name, over the preset's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """What the records of a trial say, on the validation prompts."""
+
+    trial: Trial
+    base: float
+    """The base model's reward."""
+    scores: tuple[float, ...]
+    """Per seed, the reward of the last checkpoint that the guard keeps."""
     kept: float
-    """The share left of the base model's held-out rewards, of the one that lost most."""
+    """The share of all evaluations that it keeps."""
+
+    @property
+    def score(self) -> float:
+        """What the trial is worth."""
+        return sum(self.scores) / len(self.scores)
 
 
 def load(path: Path) -> Search:
-    """Read a search. Raises UserError for wrong keys and unequal numbers of trials."""
+    """Read a search. Raises UserError for what cannot be one."""
     search = build(Search, read_toml(path), str(path))
-    if len({len(trials) for trials in search.trials.values()}) != 1:
-        raise UserError(f"{path}: every method must have the same number of trials")
+    if len(set(search.seeds)) < 2:
+        raise UserError(f"{path}: seeds must be at least two: one may be luck")
+    if search.trials < 1 or search.extension < 0 or search.widen <= 1:
+        raise UserError(f"{path}: trials must be at least 1, extension 0 and widen above 1")
+    for method, space in search.space.items():
+        for name, ends in space.items():
+            if not 0 < ends.low < ends.high < math.inf:
+                raise UserError(
+                    f"{path}: space.{method}.{name} goes from {ends.low:g} to {ends.high:g}; both "
+                    "must be positive, the first below the second"
+                )
     return search
 
 
-def cells(search: Search, path: Path, named: Sequence[Path] = ()) -> list[tuple[Spec, int]]:
-    """The cell of each trial, and the trial's number for its method."""
-    keys = ("backbone", "reward", "task", "budget", "seeds")
+def narrowed(search: Search, methods: Sequence[str], rewards: Sequence[str]) -> Search:
+    """Only these methods, and these rewards instead of the file's; empty: all of its own.
+
+    Raises UserError for a method without a space.
+    """
+    for name in methods:
+        if name not in search.space:
+            raise UserError(f"--methods {name}: {hint(name, list(search.space))}")
+    space = {name: search.space[name] for name in methods or search.space}
+    return replace(search, space=space, rewards=tuple(rewards) or search.rewards)
+
+
+def drawn(search: Search, method: str, reward: str) -> list[Trial]:
+    """The random trials of a method, the same at every call."""
+    numbers = range(1, search.trials + 1)
+    return [
+        Trial(
+            method=method,
+            reward=reward,
+            number=number,
+            values=_draw(search.space[method], method, reward, number),
+        )
+        for number in numbers
+    ]
+
+
+def extended(search: Search, winners: Sequence[Judged]) -> list[Trial]:
+    """The further trials for one reward; none if no method's winner is at an edge."""
+    edges = {winner.trial.method: at_edge(search, winner.trial) for winner in winners}
+    if not any(edges.values()):
+        return []
     found = []
-    for method, trials in search.trials.items():
-        for i, values in enumerate(trials):
-            (spec,) = resolve(
-                {method: [(values, f"{path}, {method}, trial {i + 1}")]},
-                backbone=search.backbone,
-                reward=search.reward,
-                task=search.task,
-                budget=search.budget,
-                seeds=[search.seed],
-                given=dict.fromkeys(keys, str(path)),
-                named=map(str, named),
-            )
-            found.append((spec, i))
+    for winner in winners:
+        trial = winner.trial
+        space = {
+            name: ends.beyond(ends.share(trial.values[name]), search.widen)
+            if name in edges[trial.method]
+            else ends
+            for name, ends in search.space[trial.method].items()
+        }
+        for number in range(search.trials + 1, search.trials + search.extension + 1):
+            values = _draw(space, trial.method, trial.reward, number)
+            found.append(replace(trial, number=number, values=values))
+    return found
+
+
+def at_edge(search: Search, trial: Trial) -> list[str]:
+    """The settings in which a trial lies at an edge of its method's space."""
+    space = search.space[trial.method]
+    shares = {name: space[name].share(value) for name, value in trial.values.items()}
+    return [name for name, share in shares.items() if not EDGE <= share <= 1 - EDGE]
+
+
+def _draw(space: Space, method: str, reward: str, number: int) -> dict[str, float]:
+    streams = Streams(0)
+    found = {}
+    for name, ends in sorted(space.items()):
+        purpose = f"search {method} {reward} {name}"
+        found[name] = ends.at(streams.integer(purpose, number, 0, 10**6) / 10**6)
+    return found
+
+
+def cells(search: Search, trials: Sequence[Trial], path: Path, named: Sequence[Path]) -> list[Spec]:
+    """The cells of these trials, one per seed."""
+    keys = ("backbone", "reward", "task", "budget", "seeds")
+    return [
+        spec
+        for trial in trials
+        for spec in resolve(
+            {trial.method: [(_nested(trial.values), f"{path}, trial {trial.number}")]},
+            backbone=search.backbone,
+            reward=trial.reward,
+            task=search.task,
+            budget=search.budget,
+            seeds=search.seeds,
+            given=dict.fromkeys(keys, str(path)),
+            named=map(str, named),
+        )
+    ]
+
+
+def _nested(values: Mapping[str, float]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        *tables, last = name.split(".")
+        table = found
+        for part in tables:
+            table = table.setdefault(part, {})
+        table[last] = value
     return found
 
 
 def run(
-    path: Path, out: Path, launching: Launching, plugins: Sequence[Path] = ()
-) -> tuple[list[tuple[Trial, bool]], dict[str, str]]:
-    """Run all trials that are not finished: each trial with whether it wins, and what failed.
+    search: Search, path: Path, out: Path, launching: Launching, plugins: Sequence[Path] = ()
+) -> tuple[list[tuple[Judged, bool]], dict[str, str]]:
+    """Run what is not finished: each trial with whether it wins, and what failed.
 
-    Nobody is judged before all are done.
+    Nobody is judged before all trials are done; a shard that is done before others says nothing.
     """
-    search = load(path)
-    found = cells(search, path, plugins)
-    specs = [spec for spec, _ in found]
+    first = [t for r in search.rewards for m in search.space for t in drawn(search, m, r)]
+    judged, failed = _done(search, first, path, out, launching, plugins)
+    if not judged:
+        return [], failed
+    more = [
+        trial
+        for reward in search.rewards
+        for trial in extended(search, winners([j for j in judged if j.trial.reward == reward]))
+    ]
+    if more:
+        further, failed = _done(search, more, path, out, launching, plugins)
+        if not further:
+            return [], failed
+        judged += further
+    best = [
+        winner
+        for reward in search.rewards
+        for winner in winners([j for j in judged if j.trial.reward == reward])
+    ]
+    return [(one, one in best) for one in judged], failed
+
+
+def winners(judged: Sequence[Judged]) -> list[Judged]:
+    """The best trial of each method."""
+    methods = dict.fromkeys(one.trial.method for one in judged)
+    return [
+        max((one for one in judged if one.trial.method == method), key=lambda one: one.score)
+        for method in methods
+    ]
+
+
+def _done(
+    search: Search,
+    trials: Sequence[Trial],
+    path: Path,
+    out: Path,
+    launching: Launching,
+    plugins: Sequence[Path],
+) -> tuple[list[Judged], dict[str, str]]:
+    """Run these trials; what their records say, or nothing as long as one is not done."""
+    specs = cells(search, trials, path, plugins)
     announce(specs, out)
     around = Around(out=out, plugins=tuple(plugins))
     failed = run_here_or_launched(launching.share(specs), launching, around)
     paths = [Cell(out, spec.description()).path for spec in specs]
-    if failed or not all((path / "done").exists() for path in paths):
+    if failed or not all((place / "done").exists() for place in paths):
         return [], failed
-    trials = [
-        judged(cell, spec, search.trials[spec.method][i])
-        for cell, (spec, i) in zip(paths, found, strict=True)
-    ]
-    winners = [choose([t for t in trials if t.method == m], search.floor) for m in search.trials]
-    return [(trial, trial in winners) for trial in trials], failed
+    size = len(search.seeds)
+    return [
+        judge(trial, paths[i * size : (i + 1) * size]) for i, trial in enumerate(trials)
+    ], failed
 
 
-def judged(cell: Path, spec: Spec, values: Mapping[str, Any]) -> Trial:
-    """What a finished trial's records say."""
-    lines = [json.loads(line) for line in (cell / "evals.jsonl").read_text().splitlines()]
-    rewards = {e["fraction"]: e["rewards"] for e in lines if e["split"] == "unseen"}
-    first, last = rewards[0.0], rewards[1.0]
-    return Trial(
-        method=spec.method,
-        values=values,
-        reward=float(last[spec.reward]),
-        kept=min(last[name] / first[name] for name in spec.task.held_out),
-    )
+def judge(trial: Trial, paths: Sequence[Path]) -> Judged:
+    """Read the records of a trial's seeds."""
+    runs = [_evaluations(path) for path in paths]
+    scores = []
+    for lines in runs:
+        *_, last = (line for line in lines if line.get("kept", True))
+        scores.append(float(last["rewards"][trial.reward]))
+    every = [line.get("kept", True) for lines in runs for line in lines]
+    base = float(runs[0][0]["rewards"][trial.reward])
+    return Judged(trial=trial, base=base, scores=tuple(scores), kept=sum(every) / len(every))
 
 
-def choose(trials: Sequence[Trial], floor: float) -> Trial:
-    """The trial that wins."""
-    kept = [trial for trial in trials if trial.kept >= floor]
-    if not kept:
-        return max(trials, key=lambda trial: trial.kept)
-    return max(kept, key=lambda trial: trial.reward)
+def _evaluations(path: Path) -> list[dict[str, Any]]:
+    """Those of the unseen split, the base model's first."""
+    lines = (path / "evals.jsonl").read_text("utf-8").splitlines()
+    return [record for record in map(json.loads, lines) if record["split"] == "unseen"]
