@@ -142,6 +142,11 @@ class Spec:
         """The cell that a ``cell.json`` describes; raises UserError that names ``where``."""
         if not isinstance(record, dict):
             raise UserError(f"{where}: no cell, but {record!r:.50}")
+        if record.get("rules", RULES) != RULES:
+            raise UserError(
+                f"{where}: a cell of rules version {record['rules']}, here it is {RULES}; the "
+                "results would differ"
+            )
         names = {f.name: RECORDED.get(f.name, f.name) for f in dataclasses.fields(cls)}
         values = {name: record[key] for name, key in names.items() if key in record}
         if "memory" in record:  # what is kept had other words

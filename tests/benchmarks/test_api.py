@@ -1,21 +1,13 @@
-"""The contract of Configs, and that recorded cells keep the hashes in their names."""
+"""The contract of Configs."""
 
 import dataclasses
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks import registry
 from benchmarks.api import Batch, Sampling, UserError
-from benchmarks.config import OLD_KEEP, load_preset, method_defaults, override
-from benchmarks.records.cell import Cell
-
-ROOT = Path(__file__).parents[2]
-CELLS = sorted((ROOT / "results").rglob("cell.json"))
-#: What stands in ``cell.json`` beside the description.
-AROUND = {"sources", "device", "processes", "threads", "python", "git", "gpu"}
+from benchmarks.config import OLD_KEEP, load_preset, method_defaults
 
 
 def config(name: str) -> Any:
@@ -51,20 +43,6 @@ def test_a_batch_is_the_common_case():
     assert (small.batch_size, small.micro_batch, small.sampling_steps) == (4, 2, 3)
     with pytest.raises(NotImplementedError):
         Sampling().small(4, 3)
-
-
-@pytest.mark.parametrize("path", CELLS, ids=lambda path: path.parent.name)
-def test_recorded_cells_keep_their_hashes(path: Path, tmp_path: Path):
-    """From their own content, and from the Config that reads and writes it today."""
-    recorded = json.loads(path.read_text())
-    description = {k: v for k, v in recorded.items() if k not in AROUND}
-    values = description["config"]
-    default = registry.methods.get(description["method"]).Config()
-    read = override(default, {k: v for k, v in values.items() if v is not None}, "cell.json")
-    nothing = {k: None for k, v in values.items() if v is None}
-    description["config"] = dataclasses.asdict(dataclasses.replace(read, **nothing))
-    assert description["config"] == values
-    assert Cell(tmp_path, description).path.name == path.parent.name
 
 
 def test_old_words_describe_what_is_kept():
