@@ -63,7 +63,7 @@ def processes() -> int:
     return distributed.get_world_size() if together else 1
 
 
-def rank() -> int:
+def process() -> int:
     """The number of this process, from 0; the first one writes all files."""
     return torch.distributed.get_rank() if processes() > 1 else 0
 
@@ -71,7 +71,7 @@ def rank() -> int:
 def share(items: Sequence[Item]) -> Sequence[Item]:
     """This process's slice of ``items``; slices differ in length by one at most."""
     count, n = processes(), len(items)
-    return items[rank() * n // count : (rank() + 1) * n // count]
+    return items[process() * n // count : (process() + 1) * n // count]
 
 
 def micro_batches(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
@@ -112,7 +112,7 @@ def from_first(call: Callable[[], Item]) -> Item:
     if processes() == 1:
         return call()
     box: list[Any] = [None, None]
-    if rank() == 0:
+    if process() == 0:
         try:
             box[0] = call()
         except Exception as error:  # noqa: BLE001 - raised below, everywhere

@@ -153,7 +153,7 @@ def run(cells: list[Any], out: Path, options: Options | FileOptions) -> int:
     announce(cells, out)
     around = Around(out=out, plugins=options.plugin, track=options.track)
     failed = run_here_or_launched(mine, options.launching, around)
-    if distributed.rank() != 0:
+    if distributed.process() != 0:
         return 1 if failed else 0
     for name, reason in failed.items():
         print(f"{name} failed: {reason}", file=sys.stderr)

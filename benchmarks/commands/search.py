@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
         Options, args=arguments, prog="run_benchmark.py search", description=__doc__
     )
     load_plugins(options.plugin)
-    from benchmarks.distributed import rank
+    from benchmarks.distributed import process
     from benchmarks.experiments import search
     from benchmarks.records.cell import write_json
 
@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
     found, failed = search.run(wanted, path, options.out, options.launching, options.plugin)
     for name, reason in failed.items():
         print(f"{name} failed: {reason}", file=sys.stderr)
-    if found and rank() == 0:
+    if found and process() == 0:
         rows = [
             dataclasses.asdict(judged) | {"score": judged.score, "chosen": wins}
             for judged, wins in found

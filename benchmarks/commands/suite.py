@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
     usual = Path(f"runs/{Path(options.suite).stem}-quick" if options.quick else "results")
     out = options.out or usual
     failed = suite.run(options, out, options.launching)
-    if distributed.rank() == 0:
+    if distributed.process() == 0:
         for name, reason in failed.items():
             print(f"{name} failed: {reason}", file=sys.stderr)
         if options.launching.whole:

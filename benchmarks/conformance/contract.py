@@ -370,7 +370,7 @@ def _measure(name: str, folder: str) -> None:
         found["reward"].append(result.reward)
         found["grad_norm"].append(result.grad_norm)
     found["counts"] = [float(ledger.counts[kind]) for kind in KINDS]
-    place = f"{distributed.processes()}-{distributed.rank()}.safetensors"
+    place = f"{distributed.processes()}-{distributed.process()}.safetensors"
     checkpoint.save(Path(folder) / place, found)
 
 

@@ -37,7 +37,7 @@ from benchmarks.config import (
     method_defaults,
     read_toml,
 )
-from benchmarks.distributed import rank, start
+from benchmarks.distributed import process, start
 from benchmarks.experiments import checkpoints
 from benchmarks.experiments.cells import announce, resolve
 from benchmarks.experiments.launch import Around, run_here_or_launched
@@ -435,7 +435,7 @@ def run(chosen: Chosen, out: Path, launching: Launching) -> dict[str, str]:
     items = load(chosen)
     wanted = selected(items, chosen)
     start()
-    if rank() == 0:
+    if process() == 0:
         for line in cost(wanted, chosen.backbone):
             print(line, flush=True)
     root = out / items[0].item.folder
@@ -450,7 +450,7 @@ def run(chosen: Chosen, out: Path, launching: Launching) -> dict[str, str]:
     ordered = sorted(distinct.values(), key=lambda spec: spec.seed)  # every seed has all cells
     mine = launching.share(ordered)
     announce(ordered, runs)
-    if rank() == 0:
+    if process() == 0:
         root.mkdir(parents=True, exist_ok=True)
         write_json(root / "suite.json", _index(chosen, items, cells, more, runs))
     failed = dict[str, str]()
@@ -462,7 +462,7 @@ def run(chosen: Chosen, out: Path, launching: Launching) -> dict[str, str]:
             print(f"{name}: starting", flush=True)
             checkpoints.run(evaluation.options, evaluation.folder)
     ladders = [one.item.ladder for one in wanted if one.item.ladder]
-    if ladders and not (root / "memory.json").is_file() and rank() == 0:
+    if ladders and not (root / "memory.json").is_file() and process() == 0:
         write_json(root / "memory.json", {n: rungs(n) for n in dict.fromkeys(ladders)})
     return failed
 

@@ -18,7 +18,7 @@ from benchmarks.api import Context, Keep, Method, Reward, Scale, StepResult, Use
 from benchmarks.backbone import load
 from benchmarks.compute.floors import floors, kept
 from benchmarks.compute.ledger import Ledger
-from benchmarks.distributed import alone, from_first, rank, start
+from benchmarks.distributed import alone, from_first, process, start
 from benchmarks.forecast.peak_memory import choose
 from benchmarks.harness import interrupt
 from benchmarks.harness.evaluate import Evaluation, calibrate, evaluate, pictures
@@ -192,7 +192,7 @@ class Run:
         """Step until the budget is spent; evaluate the last state that fits each share of it."""
         budget = self.spec.budget
         state, pending = self._start()
-        if self.normalisers and rank() == 0:
+        if self.normalisers and process() == 0:
             write_json(self.cell.path / "normalisers.json", self.normalisers)
         saved = time.monotonic()
         while pending:
@@ -216,11 +216,11 @@ class Run:
             if spent > 1:
                 state = before  # the step that did not fit never happened
                 break
-            if rank() == 0 and time.monotonic() - saved >= CHECKPOINT_EVERY:
+            if process() == 0 and time.monotonic() - saved >= CHECKPOINT_EVERY:
                 self._save(state, pending)
                 saved = time.monotonic()
         self.backbone.load_weights(state.weights)
-        if rank() == 0:
+        if process() == 0:
             self.backbone.save_weights(self.cell.path, state.weights)
 
     def _start(self) -> tuple[Snapshot, list[float]]:

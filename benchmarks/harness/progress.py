@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from benchmarks.distributed import rank
+from benchmarks.distributed import process
 
 
 @contextmanager
 def bar(name: str) -> Iterator[Callable[[float, str], None]]:
     """Yields ``update(share of the budget used, what to say)``; one process of several shows it."""
-    if rank() > 0:
+    if process() > 0:
         yield lambda share, text: None
         return
     console = Console()

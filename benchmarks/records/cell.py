@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.api import UserError
-from benchmarks.distributed import from_first, rank
+from benchmarks.distributed import from_first, process
 from benchmarks.records import checkpoint, tracking
 from benchmarks.records.state import begun
 
@@ -33,7 +33,7 @@ def by_first(write: Write) -> Write:
 
     @functools.wraps(write)
     def call(*args: Any, **options: Any) -> None:
-        if rank() == 0:
+        if process() == 0:
             write(*args, **options)
 
     return call  # type: ignore[return-value]
@@ -109,7 +109,7 @@ class Cell:
         Without one, everything an unfinished run left is cleared and the description written.
         """
         state = from_first(self._begin)
-        if self.track and rank() == 0:
+        if self.track and process() == 0:
             self._tracker = tracking.Tracker(self.track, self.path, self.description)
         return state
 

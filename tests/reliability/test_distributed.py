@@ -136,7 +136,7 @@ def test_sharing_covers_everything_once(monkeypatch: pytest.MonkeyPatch):
         for n in (0, 1, 5, 16):
             seen, sizes = [], []
             for rank in range(count):
-                monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+                monkeypatch.setattr(distributed, "process", lambda number=rank: number)
                 chunks = distributed.parts(range(n), 3)
                 assert all(0 < len(chunk) <= 3 for chunk in chunks)
                 seen += [i for chunk in chunks for i in chunk]

@@ -59,4 +59,4 @@ def run(name: str, gradients: list[torch.Tensor]) -> dict:
 if __name__ == "__main__":
     distributed.start()
     found = measure(Path(sys.argv[1]))
-    checkpoint.save(Path(sys.argv[2]) / f"{distributed.rank()}.safetensors", found)
+    checkpoint.save(Path(sys.argv[2]) / f"{distributed.process()}.safetensors", found)
