@@ -37,7 +37,8 @@ def test_convolutions(dtype, tolerance, stride, kernel, pad, compared):
     how = (stride, stride), (pad, pad), (rest, rest)
     found = packed.transposed_convolution(expected, w, None, *how)
     compared("transposed", found.float(), back.float(), tolerance)
-    assert bool(w.__dict__) == packed.AVAILABLE
+    packs = packed.BF16 if dtype == BF16 else packed.AVAILABLE  # not every CPU multiplies bfloat16
+    assert bool(w.__dict__) == packs
 
 
 @TYPES
