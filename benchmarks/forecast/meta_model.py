@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Literal, get_args
@@ -12,10 +12,10 @@ from typing import Any, Literal, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from benchmarks.backbone import DTYPES
 from benchmarks.backbone.checkpointing import recompute_blocks
+from benchmarks.backbone.kernels import packed
 from benchmarks.compute.ledger import Part, Pass
 from benchmarks.config import Precision
 from benchmarks.forecast.live_bytes import Live
@@ -89,6 +89,8 @@ class MetaModel:
         autoencoder = self.backbone.autoencoder
         decoder = getattr(autoencoder, "decoder", autoencoder)
         layers = [*self.backbone.denoiser.modules(), *decoder.modules()]
+        if not packed.packs_type(self.dtype):
+            return 0.0
         copies = 2 * sum(_frozen(layer) for layer in layers if isinstance(layer, nn.Conv2d))
         if self.dtype == torch.bfloat16:
             copies += 3 * sum(_frozen(layer) for layer in layers if isinstance(layer, nn.Linear))
@@ -172,33 +174,36 @@ class MetaModel:
         for parameter in self.backbone.parameters():  # its gradient is the trainer's, not a call's
             parameter.grad = torch.zeros_like(parameter)
         live = Live()
-        attention = FusedAttention() if fused else nullcontext()
+        attention = fused_attention() if fused else nullcontext()
         with live, torch.set_grad_enabled(wanted != "none"), attention:
             output = call()
             kept, forward = live.now, live.peak
             live.peaks.clear()
             if output.requires_grad:
-                # Not ``output.sum().backward()``, which would take the mode off on its way.
-                torch.autograd.backward(output.sum())
+                output.sum().backward()
         for parameter in self.backbone.parameters():
             parameter.grad = None
         return PeakBytes(kept, forward - kept, live.peak - kept)
 
 
-class FusedAttention(TorchFunctionMode):
-    """Attention by a fused kernel, which the meta device would not choose."""
+@contextmanager
+def fused_attention() -> Iterator[None]:
+    """Attention by a fused kernel, which the meta device would not choose.
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func is not F.scaled_dot_product_attention:
-            return func(*args, **kwargs)
-        query, key, value = (*args, *(kwargs[n] for n in ("query", "key", "value")[len(args) :]))[
-            :3
-        ]
-        kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        return kernel(query, key, value, attn_mask=kwargs.get("attn_mask"))[0]
+    PyTorch's function is exchanged: a mode would not reach what the backward pass recomputes.
+    """
+    before = F.scaled_dot_product_attention
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
+    def fused(q: Tensor, k: Tensor, v: Tensor, attn_mask: Any = None, **_: Any) -> Tensor:
+        output: Tensor = kernel(q, k, v, attn_mask=attn_mask)[0]
+        return output
+
+    F.scaled_dot_product_attention = fused  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        F.scaled_dot_product_attention = before
 
 
 def _frozen(layer: nn.Conv2d | nn.Linear) -> int:

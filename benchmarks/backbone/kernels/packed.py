@@ -31,9 +31,13 @@ def needs_grad(x: Tensor) -> bool:
     return torch.is_grad_enabled() and x.requires_grad
 
 
+def packs_type(dtype: torch.dtype) -> bool:
+    """Whether this CPU has products with packed weights of this type."""
+    return AVAILABLE and (dtype == torch.float32 or (dtype == torch.bfloat16 and BF16))
+
+
 def _packs(w: Tensor) -> bool:
-    known = w.dtype == torch.float32 or (w.dtype == torch.bfloat16 and BF16)
-    return AVAILABLE and known and w.device.type == "cpu" and not by_reference()
+    return packs_type(w.dtype) and w.device.type == "cpu" and not by_reference()
 
 
 def packs_linear(w: Tensor) -> bool:

@@ -9,13 +9,13 @@ import run_benchmark
 from benchmarks.backbone.checkpointing import KEEPS
 from benchmarks.commands import plan
 from benchmarks.experiments.cells import announce, resolve
-from benchmarks.forecast import forecast
+from benchmarks.forecast import dry_run
 
 
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Less to count."""
-    monkeypatch.setattr(forecast, "STEPS", 2)
+    monkeypatch.setattr(dry_run, "STEPS", 2)
 
 
 def test_methods(tiny_folder: Path, capsys):

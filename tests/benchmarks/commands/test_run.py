@@ -61,8 +61,9 @@ def test_a_table_for_no_method_is_refused(tmp_path: Path, capsys):
 
 
 def test_switches_count_as_given():
-    _, layers, sources = run.parse(["--methods", "rwr", "--rwr.no-per-prompt"])
-    assert layers["rwr"] == [({"per_prompt": False}, "command line")] and not sources
+    options, layers, sources = run.parse(["--methods", "rwr", "--no-compile"])
+    assert not options.compile and sources == {"compile": "command line"}
+    assert layers["rwr"] == [({}, "command line")]
 
 
 def test_the_command_line_beats_the_file(tmp_path: Path):

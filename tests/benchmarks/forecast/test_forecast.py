@@ -9,6 +9,7 @@ from diffusers import UNet2DConditionModel
 from benchmarks.backbone import load
 from benchmarks.backbone.base import BaseBackbone
 from benchmarks.backbone.checkpointing import KEEPS
+from benchmarks.backbone.kernels import packed
 from benchmarks.compute.ledger import KINDS, Ledger
 from benchmarks.conformance import contract
 from benchmarks.forecast import dry_run, forecast, peak_memory
@@ -114,7 +115,15 @@ def test_what_fits_is_kept(tiny: MetaModel, tiny_contract: None, monkeypatch: py
         assert peak_memory.choose("alignprop-full", config, "tiny", "fp32", cpu) == keep
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "precision",
+    [
+        "fp32",
+        pytest.param(
+            "bf16", marks=pytest.mark.skipif(not packed.BF16, reason="no bfloat16 on this CPU")
+        ),
+    ],
+)
 def test_copies_of_packed_weights_are_counted(tiny_folder: Path, precision):
     backbone = load(str(tiny_folder), Ledger(), precision)
     pack(backbone)
