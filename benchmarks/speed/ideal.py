@@ -35,9 +35,12 @@ class Ideal:
         self._clear()
 
     def ddpo(self) -> None:
-        """One update for one sampling round: the forward passes are kept."""
-        outputs = [self._denoise(True) for _ in range(self.steps)]
+        """One update for one sampling round: the forward passes of scored steps are kept."""
+        scored = len(self.backbone.sampler(self.steps, 1.0).scored)
+        outputs = [self._denoise(True) for _ in range(scored)]
         with torch.no_grad():
+            for _ in range(self.steps - scored):
+                self._denoise(True)
             self._decode(False)
         while outputs:
             self._back(outputs.pop())

@@ -69,7 +69,7 @@ def passes(backbone: StableDiffusion, run: Callable[[], None]) -> dict[str, int]
     counts.clear()
     run()
     forward = count(counts, "denoiser", "forward", "recompute")
-    others = [kind for kind in KINDS if "backward" in kind.name or kind.part == "decoder"]
+    others = [k for k in KINDS if k.part == "decoder" or k.name.startswith("denoiser_backward")]
     return {"denoiser": forward} | {kind.name: counts[kind] for kind in others}
 
 
