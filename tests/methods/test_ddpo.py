@@ -79,7 +79,7 @@ def test_kept_forward_passes_give_the_gradient_of_repeated_ones(context: Context
     assert losses[0] == pytest.approx(losses[1], rel=1e-5, abs=1e-7)
     compared("DDPO, LoRA gradient by kept forward passes", *found, 1e-5)
     # 8 samples, two evaluations each for guidance; 3 sampling steps, of which 2 are scored.
-    assert method.sampler.scored == (0, 1)
+    assert method.sampler.scored == (0, 2)
     assert counts[0] == (48, 32)
     assert counts[1] == (80, 32)
 
