@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from benchmarks.emoji.next.data import SIZE, all_captions
@@ -125,11 +125,13 @@ def encode_by_pca(vae: AutoencoderKL, pictures: Tensor) -> None:
         conv.weight[:LATENTS, :48, y, x] = basis[:, 48 * tap : 48 * (tap + 1)]
     conv.bias[:LATENTS] = -basis @ center
 
-    groups, size, constant, shift = 8, 16, 100.0, 16.0
+    groups, size, constant, shift = 8, 16, 200.0, 32.0
     first = torch.arange(groups) * size
     places = torch.cat([first + 2 + i for i in range(LATENTS // groups)])
     shortcut = blocks[3].resnets[0].conv_shortcut
     shortcut.weight[places, range(LATENTS), 0, 0] = 1
+    # The negatives keep every group's mean, which the normalisation takes away, at zero.
+    shortcut.weight[places + LATENTS // groups, range(LATENTS), 0, 0] = -1
     shortcut.bias[first], shortcut.bias[first + 1] = constant, -constant
     encoder.conv_norm_out.weight.fill_(constant * (2 / size) ** 0.5)
     encoder.conv_norm_out.bias.fill_(shift)  # SiLU is linear up there
@@ -138,6 +140,24 @@ def encode_by_pca(vae: AutoencoderKL, pictures: Tensor) -> None:
     encoder.conv_out.bias[LATENTS:] = 2 * math.log(NOISE)
     vae.quant_conv.weight.copy_(torch.eye(2 * LATENTS)[:, :, None, None])
     vae.quant_conv.bias.zero_()
+
+
+@torch.no_grad()
+def linear_encoder(vae: AutoencoderKL) -> nn.Conv2d:
+    """The map that ``encode_by_pca`` put into the encoder, as one convolution.
+
+    It is read off the encoder's answers to single pixels, and a hundred times faster.
+    """
+    taps = 3 * 8 * 8
+    patches = torch.zeros(256, taps)  # four pictures of 64 patches; all but ``taps`` stay empty
+    patches[:taps] = torch.eye(taps)
+    grid = patches.reshape(4, 8, 8, 3, 8, 8).permute(0, 3, 1, 4, 2, 5)
+    answers = vae.encode(grid.reshape(4, 3, SIZE, SIZE)).latent_dist.mean
+    answers = answers.permute(0, 2, 3, 1).reshape(256, LATENTS)
+    conv = nn.Conv2d(3, LATENTS, 8, stride=8)
+    conv.bias.copy_(answers[-1])
+    conv.weight.copy_((answers[:taps] - answers[-1]).T.reshape(LATENTS, 3, 8, 8))
+    return conv
 
 
 def unet() -> UNet2DConditionModel:

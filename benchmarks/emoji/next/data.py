@@ -131,15 +131,24 @@ class Meaning(NamedTuple):
     style: int  # into STYLES
 
 
+def text_of(meaning: Meaning, bare: bool = False) -> str:
+    """A caption that says just that."""
+    return caption(
+        ANIMALS[meaning.animal],
+        meaning.count,
+        [*BACKGROUNDS, None][meaning.background],
+        [*STYLES, None][meaning.style],
+        bare,
+    )
+
+
 def meanings() -> Iterator[tuple[str, Meaning]]:
     """Every caption with its meaning; plurals come twice."""
-    backgrounds, styles = [*BACKGROUNDS, None], [*STYLES, None]
-    for (i, animal), count, background, style, bare in product(
-        enumerate(ANIMALS), range(1, len(NUMBERS) + 1), backgrounds, styles, (False, True)
-    ):
-        ground = -1 if background is None else backgrounds.index(background)
-        look = -1 if style is None else styles.index(style)
-        yield caption(animal, count, background, style, bare), Meaning(i, count, ground, look)
+    grounds, styles = range(-1, len(BACKGROUNDS)), range(-1, len(STYLES))
+    numbers = range(1, len(NUMBERS) + 1)
+    for fields in product(range(len(ANIMALS)), numbers, grounds, styles):
+        for bare in (False, True):
+            yield text_of(Meaning(*fields), bare), Meaning(*fields)
 
 
 def all_captions() -> list[str]:

@@ -78,16 +78,10 @@ class Pool:
         """
         background = np.where(rng.random(len(index)) < 0.5, self.background[index], -1)
         style = np.where(rng.random(len(index)) < 0.5, self.style[index], -1)
-        backgrounds, styles = [*data.BACKGROUNDS, None], [*data.STYLES, None]
+        columns = self.animal[index], self.count[index], background, style
         texts = [
-            data.caption(
-                data.ANIMALS[self.animal[i]],
-                int(self.count[i]),
-                backgrounds[b],
-                styles[s],
-                bare=rng.random() < 0.4,
-            )
-            for i, b, s in zip(index, background, style, strict=True)
+            data.text_of(data.Meaning(*map(int, row)), bare=rng.random() < 0.4)
+            for row in zip(*columns, strict=True)
         ]
         return texts, background, style
 
@@ -127,8 +121,7 @@ def fit(
         module.load_state_dict(vision.read(raw))
         average.module.load_state_dict(vision.read(TRAINED / f"{stage}.average.safetensors"))
         average.n_averaged.fill_(1)  # or the first update would overwrite the average
-        with safe_open(raw, "pt") as file:
-            start = warm = int(file.metadata()["step"])
+        start = warm = steps_of(raw)
 
     def save(step: int) -> None:
         states: dict[str, Any] = {"module": module, "average": average, "optimizer": optimizer}
@@ -218,8 +211,9 @@ def encode_scenes(work: Path) -> None:
         build.encode_by_pca(vae, 2 * pool.pictures(np.arange(min(4000, POOL))) - 1)
         vision.save(nn.ModuleList([vae.encoder, vae.quant_conv]), path)
     load_encoder(vae, work)
+    encode = build.linear_encoder(vae)
     means = [
-        vae.encode(2 * pool.pictures(np.arange(i, i + 100)) - 1).latent_dist.mean.half()
+        encode(2 * pool.pictures(np.arange(i, min(i + 100, POOL))) - 1).half()
         for i in range(0, POOL, 100)
     ]
     np.save(work / "latents.npy", torch.cat(means).numpy())
@@ -462,6 +456,21 @@ def take(path: Path) -> bool:
     return path.exists()
 
 
+def averaged(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """The average's weights in a checkpoint of ``fit``."""
+    return {
+        key.removeprefix("module."): value
+        for key, value in checkpoint["average"].items()
+        if key.startswith("module.")
+    }
+
+
+def steps_of(path: Path) -> int:
+    """How many steps weights from an unfinished training were trained."""
+    with safe_open(path, "pt") as file:
+        return int(file.metadata()["step"])
+
+
 def export(work: Path) -> None:
     """Copy what is finished to TRAINED, and of an unfinished training where it stands."""
     TRAINED.mkdir(exist_ok=True)
@@ -475,12 +484,7 @@ def export(work: Path) -> None:
                 (TRAINED / f"{stage}.{part}.safetensors").unlink(missing_ok=True)
         elif (checkpoint := work / f"{stage}.ckpt.pt").exists():
             state = torch.load(checkpoint, weights_only=True)
-            average = {
-                key.removeprefix("module."): value
-                for key, value in state["average"].items()
-                if key.startswith("module.")
-            }
-            for part, weights in {"raw": state["module"], "average": average}.items():
+            for part, weights in {"raw": state["module"], "average": averaged(state)}.items():
                 path = TRAINED / f"{stage}.{part}.safetensors"
                 vision.write(weights, path, step=str(state["step"]))
 
