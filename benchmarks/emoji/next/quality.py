@@ -2,8 +2,8 @@
 
 The judge that recognises animals, counts and styles is neither a reward nor trained on generated
 pictures. The VAE's figure and the judge's ceiling need real pictures, for which the art is fetched
-once with ``npm pack`` (see ``data.py``). Parts are read from ``--work``, the folder of ``pretrain``;
-a U-Net that is still in training is read from its checkpoint.
+once with ``npm pack`` (see ``data.py``). Parts are read from ``--work``, the folder of
+``pretrain``; a U-Net that is still in training is read from its checkpoint.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def test_the_encoder_computes_principal_components():
     bias = torch.ones(len(rows), 1)
     found = torch.linalg.lstsq(torch.cat([rows, bias], 1), wanted).solution
     error = (torch.cat([rows, bias], 1) @ found - wanted).square().mean() / wanted.var()
-    assert error < 1e-4
+    assert error < 1e-3
     assert abs(float(rows.var()) - 1) < 1  # of a size that noise of 0.05 does not drown
 
 
