@@ -155,6 +155,7 @@ def linear_encoder(vae: AutoencoderKL) -> nn.Conv2d:
     answers = vae.encode(grid.reshape(4, 3, SIZE, SIZE)).latent_dist.mean
     answers = answers.permute(0, 2, 3, 1).reshape(256, LATENTS)
     conv = nn.Conv2d(3, LATENTS, 8, stride=8)
+    assert conv.bias is not None
     conv.bias.copy_(answers[-1])
     conv.weight.copy_((answers[:taps] - answers[-1]).T.reshape(LATENTS, 3, 8, 8))
     return conv

@@ -92,7 +92,7 @@ BACKGROUNDS = {
 NUMBERS = ("one", "two", "three", "four")
 #: Pixels, per count; every size of several animals is also one of a single animal, so that size
 #: does not give the count away.
-_SIDES = {1: (24, 32, 40, 40, 48, 48, 48), 2: (24, 32), 3: (24, 24, 32), 4: (24,)}
+_SIDES = {1: (24, 32, 32, 48, 48, 48), 2: (24, 32), 3: (24, 24, 32), 4: (24,)}
 #: Pixels; sides and corners are multiples of it, the stride of the VAE, so that a drawing looks the
 #: same to the U-Net wherever it stands. A 4-pixel grid learned many times slower.
 _GRID = 8
@@ -126,7 +126,7 @@ class Meaning(NamedTuple):
     """What a caption says, as indices; -1 where it leaves background or style open."""
 
     animal: int  # into ANIMALS
-    count: int  # 1 to 4
+    count: int  # type: ignore[assignment]  # 1 to 4; hides tuple.count
     background: int  # into BACKGROUNDS
     style: int  # into STYLES
 
@@ -194,7 +194,9 @@ class Art:
                 for pose, raster in _drawings(icons, word, name)
             ]
             names = ("rasters", "animal", "style", "pose")
-            columns = dict(zip(names, map(np.stack, zip(*rows, strict=True)), strict=True))
+            columns: dict[str, Any] = dict(
+                zip(names, map(np.stack, zip(*rows, strict=True)), strict=True)
+            )
             with path.with_suffix(".tmp").open("wb") as file:
                 np.savez_compressed(file, **columns)
             path.with_suffix(".tmp").replace(path)

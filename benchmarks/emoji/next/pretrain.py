@@ -5,7 +5,8 @@ Stages, in order; each writes into ``--work``, is skipped when finished and resu
 scenes      render the training pictures (the art is fetched with ``npm pack``)
 latents     the encoder of the VAE, from principal components, applied to every picture
 vae         AutoencoderKL, f=8 with 40 channels: the decoder
-clip        tokenizer and a small CLIP; its text tower, frozen, conditions the U-Net
+clip        tokenizer and a small CLIP; its text tower, frozen from then on, conditions the U-Net
+image-tower the CLIP's image tower, longer
 judge       the classifier that evaluates
 counter     the embedded counting reward
 unet        v-prediction on cached latents, zero terminal SNR, conditioning dropped 10 %
@@ -46,7 +47,8 @@ TRAINED = Path(__file__).parent / "trained"
 #: Optimizer steps. One core with AVX2 takes 0.65 s per step of the VAE.
 STEPS = {
     "vae": 3600,
-    "clip": 900,
+    "clip": 600,
+    "image-tower": 900,
     "judge": 1500,
     "counter": 600,
     "unet": 25_000,
@@ -186,7 +188,8 @@ def train_scenes(work: Path) -> None:
         scene = next(stream)
         images[i], density[i] = scene.image, density_map(scene.centers)
         labels[:, i] = [getattr(scene, name) for name in names]
-    np.savez(work / "labels.npz", density=density, **dict(zip(names, labels, strict=True)))
+    columns: dict[str, Any] = dict(zip(names, labels, strict=True))
+    np.savez(work / "labels.npz", density=density, **columns)
     np.save(work / "scenes.npy", images)
 
 
@@ -256,12 +259,32 @@ def train_vae(work: Path) -> None:
 
 
 def train_clip(work: Path) -> None:
-    """CLIP's loss, with every caption that is true of a picture as a positive."""
     tokenizer = load_tokenizer(work)
-    pool, clip = Pool(work), build.clip(tokenizer)
+    clip = build.clip(tokenizer)
+    loss_of = contrast(work, clip, tokenizer, batch=128)
+    vision.save(fit("clip", work, clip, loss_of, lr=1e-3, weight_decay=0.05), output(work, "clip"))
+
+
+def train_image_tower(work: Path) -> None:
+    """With the text tower locked (LiT, Zhai et al. 2022)."""
+    tokenizer = load_tokenizer(work)
+    clip = build.clip(tokenizer)
+    clip.load_state_dict(vision.read(output(work, "clip")))
+    clip.text_model.requires_grad_(False)
+    clip.text_projection.requires_grad_(False)
+    loss_of = contrast(work, clip, tokenizer, batch=96)
+    tuned = fit("image-tower", work, clip, loss_of, lr=5e-4, weight_decay=0.05)
+    vision.save(tuned, output(work, "image-tower"))
+
+
+def contrast(
+    work: Path, clip: CLIPModel, tokenizer: CLIPTokenizer, batch: int
+) -> Callable[[int, np.random.Generator], Tensor]:
+    """CLIP's loss, with every caption that is true of a picture as a positive."""
+    pool = Pool(work)
 
     def loss_of(step: int, rng: np.random.Generator) -> Tensor:
-        index = rng.integers(POOL, size=128 // world())
+        index = rng.integers(POOL, size=batch // world())
         texts, named, styled = pool.captions(index, rng)
         tokens = tokenizer(texts, padding="max_length", return_tensors="pt")
         out = clip(
@@ -280,7 +303,7 @@ def train_clip(work: Path) -> None:
         by_image = -(logits.log_softmax(0) * target / target.sum(0, keepdim=True)).sum(0)
         return (by_text.mean() + by_image.mean()) / 2
 
-    vision.save(fit("clip", work, clip, loss_of, lr=1e-3, weight_decay=0.05), output(work, "clip"))
+    return loss_of
 
 
 def load_tokenizer(work: Path) -> CLIPTokenizer:
@@ -419,7 +442,7 @@ def assemble(work: Path) -> None:
     build.assemble(
         WEIGHTS,
         tokenizer,
-        vision.load(build.clip(tokenizer), output(work, "clip")),
+        vision.load(build.clip(tokenizer), output(work, "image-tower")),
         vision.load(build.vae(), output(work, "vae")),
         vision.load(build.unet(), output(work, "distil")),
         Latents(work).scale,
@@ -434,6 +457,7 @@ RUN: dict[str, Callable[[Path], None]] = {
     "latents": encode_scenes,
     "vae": train_vae,
     "clip": train_clip,
+    "image-tower": train_image_tower,
     "judge": train_judge,
     "counter": train_counter,
     "unet": train_unet,

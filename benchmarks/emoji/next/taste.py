@@ -93,13 +93,13 @@ def fidelity(reading: Reading, meanings: list[Meaning]) -> Tensor:
     and as one in a hundred elsewhere.
     """
     rows = torch.arange(len(meanings))
-    wanted = Meaning(*torch.tensor(meanings).T)
-    style = reading.verdict.style[rows, wanted.style.clamp_min(0)]
-    wrong = (wanted.background >= 0) & (reading.background != wanted.background)
+    animal, count, background, style = torch.tensor(meanings).T
+    drawn = reading.verdict.style[rows, style.clamp_min(0)]
+    wrong = (background >= 0) & (reading.background != background)
     return (
-        reading.verdict.animal[rows, wanted.animal]
-        + reading.verdict.count[rows, wanted.count - 1]
-        + torch.where(wanted.style >= 0, style, 0)
+        reading.verdict.animal[rows, animal]
+        + reading.verdict.count[rows, count - 1]
+        + torch.where(style >= 0, drawn, 0)
         + math.log(0.01) * wrong
     )
 

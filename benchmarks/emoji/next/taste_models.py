@@ -94,7 +94,6 @@ def fit_aesthetic(clip: CLIPModel, rated: Rated, seed: int, steps: int = 2000) -
         features = torch.cat([image_features(clip, part) for part in rated.images.split(256)])
     ratings = 1 + 9 * rated.gold + RATING_NOISE * torch.randn(len(features))
     model = head()
-    nn.init.constant_(model[-1].bias, float(ratings.mean()))
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps)
     for _ in range(steps):

@@ -76,7 +76,7 @@ class Verdict(NamedTuple):
     """Logits of what a picture shows."""
 
     animal: Tensor  # (B, len(ANIMALS))
-    count: Tensor  # (B, 4), of one to four
+    count: Tensor  # type: ignore[assignment]  # (B, 4), of one to four; hides tuple.count
     style: Tensor  # (B, len(STYLES))
     pose: Tensor  # (B, len(POSES))
 
