@@ -154,9 +154,10 @@ def fit(
             value = loss.item()
             smooth = value if math.isnan(smooth) else 0.98 * smooth + 0.02 * value
             progress.update(bar, completed=step + 1, description=f"{stage} loss {smooth:.4f}")
+            if rank() == 0 and (step + 1) % 50 == 0:
+                progress.console.print(f"{stage} step {step + 1} of {steps}: loss {smooth:.4f}")
             if rank() == 0 and ((step + 1) % 250 == 0 or step + 1 == steps):
                 save(step + 1)
-                progress.console.print(f"{stage} step {step + 1} of {steps}: loss {smooth:.4f}")
     return average.module.eval()
 
 

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPModel, CLIPTokenizer
 
-from benchmarks.emoji.next import build, data, pretrain, vision
+from benchmarks.emoji.next import build, data, pretrain, quality, vision
 from benchmarks.emoji.next.taste import Reading, fidelity, read, taste
 
 RATING_NOISE = 1.0  # standard deviation of a rating, on the scale of 1 to 10
@@ -80,7 +80,7 @@ def text_features(clip: CLIPModel, tokenizer: CLIPTokenizer, captions: list[str]
     return F.normalize(clip.text_projection(pooled), dim=-1)
 
 
-def head() -> nn.Sequential:
+def make_head() -> nn.Sequential:
     """LAION's shape: linear layers with dropout, no activations. (B, 128) to (B, 1)."""
     return nn.Sequential(
         nn.Linear(128, 64), nn.Dropout(0.2), nn.Linear(64, 16), nn.Dropout(0.1), nn.Linear(16, 1)
@@ -93,7 +93,7 @@ def fit_aesthetic(clip: CLIPModel, rated: Rated, seed: int, steps: int = 2000) -
     with torch.no_grad():
         features = torch.cat([image_features(clip, part) for part in rated.images.split(256)])
     ratings = 1 + 9 * rated.gold + RATING_NOISE * torch.randn(len(features))
-    model = head()
+    model = make_head()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps)
     for _ in range(steps):
@@ -171,53 +171,102 @@ def correlation(a: Tensor, b: Tensor) -> float:
     return float(torch.corrcoef(torch.stack([a, b]))[0, 1])
 
 
+def random_meanings(count: int, rng: np.random.Generator) -> list[data.Meaning]:
+    """What ``count`` random captions say; half name the background and half the style."""
+    grounds, styles = len(data.BACKGROUNDS), len(data.STYLES)
+    return [
+        data.Meaning(
+            int(rng.integers(len(data.ANIMALS))),
+            int(rng.integers(1, 5)),
+            int(rng.integers(grounds)) if rng.random() < 0.5 else -1,
+            int(rng.integers(styles)) if rng.random() < 0.5 else -1,
+        )
+        for _ in range(count)
+    ]
+
+
+def drawn(work: Path, stage: str, count: int, seed: int, judge: vision.Judge) -> Rated:
+    """Base pictures of random captions, a quarter of them degraded.
+
+    The student draws in ten plain steps and in five, the U-Net with guidance of 1 and 3.
+    """
+    model, rng = quality.Model(work, stage), np.random.default_rng(seed)
+    meanings = random_meanings(count, rng)
+    captions = [data.text_of(meaning) for meaning in meanings]
+    ways = [(10, 1.0), (5, 1.0)] if stage == "distil" else [(20, 3.0), (20, 1.0)]
+    half = count // 2
+    parts = [
+        model.draw(captions[:half], *ways[0], seed=seed),
+        model.draw(captions[half:], *ways[1], seed=seed + 1),
+    ]
+    torch.manual_seed(seed)
+    return rate(_sometimes_degraded(torch.cat(parts), 0.25, rng), captions, meanings, judge)
+
+
 def scenes(work: Path, count: int, seed: int, judge: vision.Judge) -> Rated:
-    """Held-out rendered scenes, half of them degraded: a stand-in for base pictures."""
-    stream = data.scenes(data.Art.load(work), seed=seed)
+    """Rendered scenes, half of them degraded: a stand-in for base pictures."""
+    stream, rng = data.scenes(data.Art.load(work), seed=seed), np.random.default_rng(seed)
     some = [next(stream) for _ in range(count)]
-    rng = np.random.default_rng(seed)
+    images = torch.from_numpy(np.stack([s.image for s in some])).permute(0, 3, 1, 2).float() / 255
     meanings = [
         data.Meaning(
-            s.animal,
-            s.count,
-            s.background if rng.random() < 0.5 else -1,
-            s.style if rng.random() < 0.5 else -1,
+            scene.animal,
+            scene.count,
+            scene.background if rng.random() < 0.5 else -1,
+            scene.style if rng.random() < 0.5 else -1,
         )
-        for s in some
+        for scene in some
     ]
-    images = torch.from_numpy(np.stack([s.image for s in some])).permute(0, 3, 1, 2).float() / 255
+    captions = [data.text_of(meaning) for meaning in meanings]
     torch.manual_seed(seed)
+    return rate(_sometimes_degraded(images, 0.5, rng), captions, meanings, judge)
+
+
+def _sometimes_degraded(images: Tensor, share: float, rng: np.random.Generator) -> Tensor:
     parts = [
-        pretrain.degrade(part, rng) if rng.random() < 0.5 else part for part in images.split(16)
+        pretrain.degrade(part, rng) if rng.random() < share else part for part in images.split(16)
     ]
-    return rate(torch.cat(parts), [data.text_of(m) for m in meanings], meanings, judge)
+    return torch.cat(parts)
 
 
 def main() -> None:
-    """Both recipes on rendered scenes: correlation with what they should have learned."""
+    """Both recipes, two seeds each: correlations with what they should have learned."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--work", type=Path, default=data.CACHE, help="the folder of pretrain")
-    parser.add_argument("--scenes", type=int, default=4000)
+    parser.add_argument("--source", choices=("scenes", "unet", "distil"), default="distil")
+    parser.add_argument("--pictures", type=int, default=4000)
     parser.add_argument("--steps", type=int, default=400, help="of preference-mini")
     args = parser.parse_args()
     tokenizer = pretrain.load_tokenizer(args.work)
     judge = vision.load(vision.Judge(), args.work / "judge.safetensors")
-    clip = vision.load(build.clip(tokenizer), args.work / "clip.safetensors")
-    train = scenes(args.work, args.scenes, 11, judge)
-    test = scenes(args.work, 1000, 12, judge)
-    print(f"gold taste of scenes: {test.gold.mean():.3f}, deviation {test.gold.std():.3f}")
+    tower = args.work / "image-tower.safetensors"
+    tower = tower if pretrain.take(tower) else args.work / "clip.safetensors"
+    clip = vision.load(build.clip(tokenizer), tower)
+    train, test = (
+        scenes(args.work, count, seed, judge)
+        if args.source == "scenes"
+        else drawn(args.work, args.source, count, seed, judge)
+        for count, seed in ((args.pictures, 11), (1000, 12))
+    )
+    print(f"gold taste: mean {test.gold.mean():.3f}, deviation {test.gold.std():.3f}")
     rows = torch.arange(len(test.gold))
     for seed in (0, 1):
-        scores = aesthetic(clip, fit_aesthetic(clip, train, seed), test.images)
-        print(f"aesthetic-mini, seed {seed}: correlation {correlation(scores, test.gold):.3f}")
+        head = fit_aesthetic(clip, train, seed)
+        vision.save(head, args.work / f"aesthetic-mini-{seed}.safetensors")
+        agreement = correlation(aesthetic(clip, head, test.images), test.gold)
+        print(f"aesthetic-mini, seed {seed}: correlation with gold {agreement:.3f}", flush=True)
     for seed in (0, 1):
         tuned = fit_preference(clip, tokenizer, train, seed, args.steps)
+        vision.save(tuned, args.work / f"preference-mini-{seed}.safetensors")
         with torch.no_grad():
             scores = preference(tuned, tokenizer, test.images, test.captions)
+        taste_alone, both = (
+            correlation(scores, truth) for truth in (test.gold, test.worth(rows, rows))
+        )
         print(
-            f"preference-mini, seed {seed}: correlation with gold "
-            f"{correlation(scores, test.gold):.3f}, with taste and fidelity "
-            f"{correlation(scores, test.worth(rows, rows)):.3f}"
+            f"preference-mini, seed {seed}: correlation with gold {taste_alone:.3f}, with taste "
+            f"and fidelity {both:.3f}",
+            flush=True,
         )
 
 
