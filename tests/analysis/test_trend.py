@@ -29,9 +29,7 @@ def test_two_runs_of_equal_lines_have_a_t_that_is_larger_by_the_root_of_two():
 def test_reward_and_placebo_are_rows_of_their_own(tmp_path: Path):
     for name, slope, placebo in (("a", 1.0, False), ("b", 0.0, True)):
         (tmp_path / name).mkdir()
-        info = {"method": "ddpo", "reward": "jpeg", "seed": 0} | (
-            {"placebo": True} if placebo else {}
-        )
+        info = {"method": "ddpo", "reward": "jpeg", "seed": 0, "placebo": placebo}
         (tmp_path / name / "cell.json").write_text(json.dumps(info))
         noise = np.random.default_rng(2).normal(0, 0.5, 12)
         steps = [{"step": i, "reward": slope * i + noise[i]} for i in range(12)]
