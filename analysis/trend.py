@@ -1,8 +1,8 @@
 """``python -m analysis.trend DIR``: does the training reward rise, and a placebo's not?
 
 For each method the slope per optimizer step, by least squares in each run, and its t: the mean
-slope of the runs over their errors, added. It asks whether there is a signal at all, before anything
-is run at scale; it is no verdict on methods.
+slope of the runs over their errors, added. It asks whether there is a signal at all, before
+anything is run at scale; it is no verdict on methods.
 """
 
 from __future__ import annotations
