@@ -246,15 +246,18 @@ def sheet(rows: Sequence[tuple[str, Finding]]) -> Sheet:
         line["p"] = _p(one)
         line |= {"learnt": one.learnt or "-", "verdict": one.verdict, "results": where}
         lines.append(line)
-    columns = ["what", "value", "mean of all runs", "p", "learnt", "verdict", "results"]
-    shown = [c for c in columns if c in {"what", "value", "verdict"}]
-    shown += ["mean of all runs"] * any(not math.isnan(f.value.mean) for _, f in rows)
-    shown += ["p"] * any(not math.isnan(f.p) for _, f in rows)
-    shown += ["learnt"] * any(f.learnt for _, f in rows)
-    shown += ["results"] * (len({where for where, _ in rows}) > 1)
+    shown = {
+        "what": True,
+        "value": True,
+        "mean of all runs": any(not math.isnan(f.value.mean) for _, f in rows),
+        "p": any(not math.isnan(f.p) for _, f in rows),
+        "learnt": any(f.learnt for _, f in rows),
+        "verdict": True,
+        "results": len({where for where, _ in rows}) > 1,
+    }
     styles = {"value": ".4g", "mean of all runs": ".4g"}
-    return Sheet(title="", note="", columns=[c for c in columns if c in shown], rows=lines,
-                 styles=styles)  # fmt: skip
+    columns = [name for name, there in shown.items() if there]
+    return Sheet(title="", note="", columns=columns, rows=lines, styles=styles)
 
 
 def _p(one: Finding) -> str:

@@ -82,9 +82,8 @@ def markdown(sheet: Sheet) -> str:
             for cell, width, left in zip(line, widths, words, strict=True)
         ]
         text += f"| {' | '.join(padded)} |\n"
-    return (
-        "\n".join(filter(None, (f"{sheet.title}\n" * bool(sheet.title), text, sheet.note))) + "\n"
-    )
+    title = f"{sheet.title}\n" if sheet.title else ""
+    return "\n".join(filter(None, (title, text, sheet.note))) + "\n"
 
 
 def latex(sheet: Sheet) -> str:

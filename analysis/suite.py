@@ -24,7 +24,7 @@ from analysis.style import Looks, encoded, looks
 from analysis.targets import guarded
 
 ROOT = Path(__file__).parent.parent
-FACTS = ("device", "threads", "python", "precision", "versions")
+FACTS = ("rules", "device", "threads", "python", "precision", "versions")
 
 
 @dataclass

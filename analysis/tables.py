@@ -38,7 +38,8 @@ def generalisation(comparison: Comparison) -> Sheet | None:
     prompts; then the number of seeds, and what was published.
     """
     names = [comparison.reward, *comparison.held_out]
-    names += ["diversity"] * bool(comparison.evals["diversity"].notna().any())
+    if comparison.evals["diversity"].notna().any():
+        names.append("diversity")
     sheet = _by_method(comparison, names)
     known = published.beside(comparison)
     if sheet is None or not known:
