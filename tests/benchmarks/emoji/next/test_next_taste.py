@@ -47,7 +47,9 @@ def test_cielab_of_known_colours():
 @pytest.mark.parametrize("style", data.STYLES)
 def test_style_is_what_the_judge_sees(style):
     picture = square((250, 222, 100), (30, 30, 200))
-    assert float(taste(picture, Certain(style)).style) == pytest.approx(STYLE_TASTE[style], abs=1e-6)
+    assert float(taste(picture, Certain(style)).style) == pytest.approx(
+        STYLE_TASTE[style], abs=1e-6
+    )
 
 
 def test_a_third_of_the_picture_in_its_middle_is_best_composed():
