@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
-from analysis.collect import Comparison, collect
+from analysis.collect import Collected, Comparison, collect
 
 TRAIN = ["cat", "dog", "horse", "monkey", "rabbit", "zebra", "spider", "bird", "sheep", "deer"]
 UNSEEN = ["snail", "hippopotamus", "cheetah", "crocodile", "lobster", "octopus"]
@@ -107,8 +108,8 @@ def made(
         cell = write_climb(runs, "alignprop", seed, lambda p, s=shift: fast(p) + s * (p > 0))
         labels[cell.name] = "alignprop"
         labels[write_climb(runs, "ddpo", seed, slow, part).name] = "ddpo"
-    [comparison] = collect(runs, only=labels).comparisons
-    return comparison
+    [found] = collect(runs, only=labels).comparisons
+    return found
 
 
 def final(cell: Path, split: str = "train", name: str = "jpeg") -> float:
@@ -146,3 +147,25 @@ def write_evaluation(runs: Path, kind: str) -> Path:
                              "reward": "jpeg"}]}  # fmt: skip
     (folder / "evaluation.json").write_text(json.dumps(info))
     return folder
+
+
+def comparison(runs: Path) -> Comparison:
+    """The only one that the runs make."""
+    [found] = collect(runs).comparisons
+    return found
+
+
+def guarded(cell: Path, kept: list[bool]) -> None:
+    """Write the guard's verdict into the training evaluations of a cell, and its floors."""
+    lines = [json.loads(line) for line in (cell / "evals.jsonl").read_text().splitlines()]
+    for line in lines:
+        if line["split"] == "train":
+            line |= {"kept": kept[line["step"] // 20], "floors": {"judge": -0.31}}
+    (cell / "evals.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def same(one: Collected, other: Collected) -> None:
+    """The same numbers; notes aside."""
+    assert [c.title for c in one.comparisons] == [c.title for c in other.comparisons]
+    for mine, theirs in zip(one.comparisons, other.comparisons, strict=True):
+        pd.testing.assert_frame_equal(mine.evals, theirs.evals)

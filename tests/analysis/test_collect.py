@@ -7,61 +7,19 @@ import random
 import shutil
 from pathlib import Path
 
-import pandas as pd
 import pytest
-from synthetic_runs import GAIN, write_cell
+from synthetic_runs import GAIN, same, write_cell
 
 from analysis import __main__
-from analysis.changes import curve
-from analysis.collect import Collected, collect
+from analysis.collect import collect
 from analysis.records import Note, ReportError
-
-
-def same(one: Collected, other: Collected) -> None:
-    """The same numbers; notes aside."""
-    assert [c.title for c in one.comparisons] == [c.title for c in other.comparisons]
-    for mine, theirs in zip(one.comparisons, other.comparisons, strict=True):
-        pd.testing.assert_frame_equal(mine.evals, theirs.evals)
-
-
-def append(path: Path, text: str) -> None:
-    with path.open("a") as file:
-        file.write(text)
-
-
-def test_a_truncated_last_line_is_left_out_and_reported(tmp_path: Path) -> None:
-    cell = write_cell(tmp_path, "ddpo", 0)
-    before = collect(tmp_path)
-    assert not before.notes
-    for name in ("evals.jsonl", "steps.jsonl"):
-        append(cell / name, '{"step": 120, "spl')
-    after = collect(tmp_path)
-    same(before, after)
-    assert [note.kind for note in after.notes] == ["truncated", "truncated"]
-
-
-def test_a_broken_line_in_the_middle_fails_the_cell(tmp_path: Path) -> None:
-    bad = write_cell(tmp_path, "rwr", 0)
-    lines = (bad / "evals.jsonl").read_text().splitlines(keepends=True)
-    (bad / "evals.jsonl").write_text("".join([lines[0], '{"step"\n', *lines[1:]]))
-    expected = Note("failed", "rwr-animals-s0-0", "evals.jsonl line 2 is not JSON")
-    assert collect(tmp_path).notes == [expected]
-
-
-def test_repeated_records_count_once_and_are_reported(tmp_path: Path) -> None:
-    cell = write_cell(tmp_path, "ddpo", 0)
-    before = collect(tmp_path)
-    text = (cell / "evals.jsonl").read_text()
-    (cell / "evals.jsonl").write_text("".join(text.splitlines(keepends=True)[:6]) + text)
-    after = collect(tmp_path)
-    same(before, after)
-    assert str(after.notes[0]).startswith("duplicated: ddpo-animals-s0-0: 6 evaluations")
 
 
 def test_foreign_records_and_directories_are_reported(tmp_path: Path) -> None:
     cell = write_cell(tmp_path, "ddpo", 0)
     before = collect(tmp_path)
-    append(cell / "evals.jsonl", '{"loss": 3}\n')
+    with (cell / "evals.jsonl").open("a") as file:
+        file.write('{"loss": 3}\n')
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "log.jsonl").touch()
     for name, content in (("alien", '{"foo": 1}'), ("list", "[]"), ("garbage", "\x00")):
@@ -148,14 +106,6 @@ def test_what_differs_is_not_averaged(tmp_path: Path) -> None:
     assert len(found) == 3
     labels = {cell.label for comparison in found for cell in comparison.cells}
     assert labels == {"alignprop (k=1)", "alignprop (k=10)", "ddpo"}
-
-
-def test_curve_ends_where_the_shortest_run_does(tmp_path: Path) -> None:
-    write_cell(tmp_path, "ddpo", 0, evals=6)
-    write_cell(tmp_path, "ddpo", 1, evals=3, finished=False)
-    [comparison] = collect(tmp_path).comparisons
-    train = comparison.evals[comparison.evals["split"] == "train"]
-    assert len(curve(train, "spent", "jpeg")) == 3
 
 
 @pytest.mark.parametrize("case", ["empty", "missing", "cell"])

@@ -14,12 +14,8 @@ import pytest
 from PIL import Image
 from synthetic_runs import GAIN, write_cell, write_evaluation
 
-from analysis import soups
-from analysis.collect import collect
 from analysis.preference import results
-from analysis.records import Note
 from analysis.report import write_report
-from analysis.statistics import win_rate
 
 FIGURES = (
     "reward_curve",
@@ -75,18 +71,6 @@ def test_everything_is_there(report: Path) -> None:
     assert csv["method"].tolist() == ["base model", "alignprop", "ddpo"]
 
 
-def test_a_sweep_is_drawn_as_changes_from_the_base_model(report: Path, runs: Path) -> None:
-    [evaluated] = [e for e in collect(runs).evaluated if e.info["kind"] == "sweep"]
-    axes = soups.sweep(evaluated).axes[0]
-    base, *lines = axes.lines
-    assert set(base.get_ydata()) == {0}
-    assert len(lines) == 2  # 0.5 per unit of the coefficient on both splits
-    for line in lines:
-        assert list(line.get_ydata()) == pytest.approx([0, 0.25, 0.5])
-    seeds = soups.sweep(*[evaluated] * 3)
-    assert len(seeds.axes[0].lines) == 1 + 2 * (3 + 1)  # every seed, and the typical one
-
-
 def test_the_page_needs_no_network(report: Path) -> None:
     text = (report / "report.html").read_text()
     assert "http://" not in text and "https://" not in text and '<link rel="icon"' in text
@@ -98,20 +82,6 @@ def test_cells_without_evaluations_or_pictures(tmp_path: Path) -> None:
     shutil.rmtree(write_cell(tmp_path, "alignprop", 0, images=True) / "images" / "unseen")
     assert "| alignprop" in write_report(tmp_path)
     assert (tmp_path / "before_after_alignprop.png").exists()
-
-
-def test_saved_answers_become_a_win_rate(tmp_path: Path) -> None:
-    pair = {"comparison": "animals", "one": "ddpo", "two": "alignprop"}
-    choices = ["alignprop"] * 6 + ["ddpo"] * 2 + ["tie"] * 2
-    turned = pair | {"one": "alignprop", "two": "ddpo"}
-    answers = [(turned if i % 2 else pair) | {"choice": c} for i, c in enumerate(choices)]
-    (tmp_path / "preferences-1.json").write_text(json.dumps({"answers": answers}))
-    (tmp_path / "preferences-2.json").write_text('{"answers": [1]}')
-    notes: list[Note] = []
-    sheet = results([tmp_path], notes)
-    assert sheet and sheet.rows[0]["preferred"] == "alignprop over ddpo"
-    assert sheet.rows[0]["win rate"] == win_rate(7, 10)
-    assert [(note.kind, note.where) for note in notes] == [("foreign", "preferences-2.json")]
 
 
 @pytest.fixture(scope="module")

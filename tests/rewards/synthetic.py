@@ -1,14 +1,19 @@
-"""Synthetic weights of the model rewards, in the published formats and names, but tiny."""
+"""Synthetic weights of the model rewards, in the published formats and names, but tiny.
+
+And what the tests show them: pictures and prompts.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
+from torch import Tensor
 from transformers import (
     CLIPConfig,
     CLIPModel,
@@ -17,7 +22,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from benchmarks import registry
 from rewards import _clip, aesthetic, detector, hps, imagereward
+from rewards._clip import OFFICIAL
 
 WORDS = ["<pad>", "<bos>", "a", "cat", "dog", "two", "<unk>", "<eos>"]
 LENGTH = 12  # tokens
@@ -36,6 +43,15 @@ TEXT = TOWER | {
     "bos_token_id": 1,
     "eos_token_id": 7,
 }
+
+#: Every reward by a network.
+NAMES = [
+    *("aesthetic", "aesthetic-alignprop", "clipscore", "hpsv2", "hpsv2-alignprop", "hpsv2.1"),
+    *("imagereward", "pickscore"),
+]
+PROMPTS = ["a cat", "two dog", "a two cat", "dog"]
+#: The tokens of PROMPTS.
+IDS = torch.tensor([[1, 2, 3, 7, 0], [1, 5, 4, 7, 0], [1, 2, 5, 3, 7], [1, 4, 7, 0, 0]])
 
 
 def save_tokenizer(folder: Path) -> None:
@@ -206,3 +222,48 @@ def fixture_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         forget()
         yield folder
     forget()
+
+
+@pytest.fixture(name="damaged")
+def fixture_damaged(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """A copy of the weights, by links, one of which a test may replace."""
+    for path in weights.rglob("*"):
+        if path.is_file():
+            copy = tmp_path / "copy" / path.relative_to(weights)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.symlink_to(path)
+    monkeypatch.setenv("ALIGNPROP_BENCH_WEIGHTS", str(tmp_path / "copy"))
+    forget()
+    yield tmp_path / "copy"
+    forget()
+
+
+def make(name: str, **options: object):
+    return registry.rewards.get(name)("cpu", **options)
+
+
+def smooth(count: int, height: int, width: int, seed: int = 0) -> Tensor:
+    """8-bit pictures (B, 3, H, W) in [0, 1] with structure of several scales."""
+    generator = torch.Generator().manual_seed(seed)
+    pictures = torch.zeros(count, 3, height, width)
+    for cells in (2, 5, 11, 40):
+        noise = torch.rand(count, 3, cells, cells, generator=generator)
+        pictures += F.interpolate(noise, (height, width), mode="bicubic").clamp(0, 1) / 4
+    return (pictures * 255).round() / 255
+
+
+def normalised(pictures: Tensor) -> Tensor:
+    return OFFICIAL(pictures).double()
+
+
+def linear_layers(features: Tensor, state: dict[str, Tensor], prefix: str = "") -> Tensor:
+    for i in (0, 2, 4, 6, 7):
+        weight, bias = (state[f"{prefix}layers.{i}.{n}"].double() for n in ("weight", "bias"))
+        features = features @ weight.T + bias
+    return features[:, 0]
+
+
+def close(value: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(value.double(), expected, atol=2e-5, rtol=1e-4)
