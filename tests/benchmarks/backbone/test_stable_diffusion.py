@@ -3,6 +3,7 @@
 import pytest
 import torch
 from conftest import tiny_pipeline
+from diffusers import DDIMScheduler
 
 from benchmarks.api import UserError
 from benchmarks.backbone.stable_diffusion import StableDiffusion
@@ -25,7 +26,9 @@ def test_untrained_it_draws_the_pictures_of_the_pipeline(compared):
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_noised_latents_and_what_is_to_be_predicted(prediction: str, compared):
     pipeline = tiny_pipeline()
-    pipeline.scheduler.register_to_config(prediction_type=prediction)
+    pipeline.scheduler = DDIMScheduler.from_config(
+        pipeline.scheduler.config, prediction_type=prediction
+    )
     model = StableDiffusion(pipeline, Ledger())
     assert model.train_timesteps == 1000
     latents, noise = torch.randn(2, 2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
