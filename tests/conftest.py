@@ -18,8 +18,10 @@ from benchmarks.api import Context, Reward, Scale
 from benchmarks.backbone.stable_diffusion import StableDiffusion
 from benchmarks.compute.ledger import Ledger
 from benchmarks.conformance import contract
+from benchmarks.forecast.meta_model import MetaModel
 from benchmarks.harness import loop
 from benchmarks.optim import Optimizer
+from benchmarks.speed import models
 from benchmarks.streams import Streams
 
 torch.set_num_threads(1)  # the models are tiny, and several threads get in each other's way
@@ -144,6 +146,19 @@ def tiny_contract(tiny_lora, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch)
     """The contract of methods on the tiny pipeline instead of the embedded one."""
     monkeypatch.setattr(contract, "model", lambda: tiny_lora)
     monkeypatch.setattr(contract, "BACKBONE", str(tiny_folder))
+
+
+@pytest.fixture(scope="session")
+def tiny_meta(tiny_folder: Path) -> MetaModel:
+    """The tiny pipeline as the planner sees it."""
+    return MetaModel(str(tiny_folder), "fp32")
+
+
+@pytest.fixture
+def tiny_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All measurements of speed on the tiny pipeline."""
+    for name in models.MODELS:
+        monkeypatch.setitem(models.MODELS, name, tiny_pipeline)
 
 
 @pytest.fixture

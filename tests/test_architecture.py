@@ -156,3 +156,21 @@ def test_only_its_own_files_know_a_model_family():
             names = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
             names |= {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
             assert not [n for n in names if words.search(n)], path
+
+
+#: A module of more lines than this has a test file of its own, except these.
+LONG = 60
+UNMIRRORED = ("benchmarks/emoji/", "__init__.py", "__main__.py", "methods/_template.py")
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "analysis", "methods", "rewards"])
+def test_tests_mirror_the_code(folder: str):
+    """A module of more than ``LONG`` lines has a test file of its name; no two have one name."""
+    names = [path.name for path in files("tests") if path.name.startswith("test_")]
+    assert len(names) == len(set(names))
+    for path in files(folder):
+        place = path.relative_to(ROOT).as_posix()
+        if not (place.startswith(UNMIRRORED) or place.endswith(UNMIRRORED)):
+            long = len(path.read_text().splitlines()) > LONG
+            wanted = {f"test_{path.name}", f"test_{path.name.lstrip('_')}"}
+            assert not long or wanted & set(names), f"{place} has no test_{path.name}"

@@ -16,9 +16,8 @@ import pytest
 import analysis.report
 import run_benchmark
 from benchmarks import registry
-from benchmarks.api import StepResult, UserError
+from benchmarks.api import StepResult
 from benchmarks.harness import interrupt, loop
-from benchmarks.records.cell import Cell
 
 ARGUMENTS = [
     *("--budget", "steps=6", "--alignprop.batch-size", "2", "--alignprop.micro-batch", "2"),
@@ -207,29 +206,3 @@ def test_an_interruption_that_a_library_swallows(folder: Path, tmp_path: Path, m
     monkeypatch.setattr(loop, "load", load)
     assert run_benchmark.main(arguments(folder, tmp_path)) == 130
     assert len(list(tmp_path.glob("*/lock"))) == 1 and not list(tmp_path.glob("*/failed.json"))
-
-
-def test_a_cell_is_run_by_one_process_at_a_time(tmp_path: Path):
-    description = {"method": "alignprop", "reward": "jpeg", "seed": 0}
-    with Cell(tmp_path, description).claimed():
-        second = Cell(tmp_path, description).claimed()
-        with pytest.raises(UserError, match="being run by another process"):
-            second.__enter__()
-    with Cell(tmp_path, description).claimed():
-        pass
-
-
-def test_records_cut_short_take_their_checkpoint_with_them(tmp_path: Path):
-    cell = Cell(tmp_path, {"method": "alignprop", "reward": "jpeg", "seed": 0})
-    records = cell.path / "steps.jsonl"
-    with cell.claimed():
-        assert cell.begin() is None
-        for step in (1, 2):
-            cell.append("steps", {"step": step})
-            cell.checkpoint(step, {"step": step})
-        first, second = records.read_text().splitlines(keepends=True)
-        records.write_text(first + second[:-3])
-        found = cell.begin()
-        assert found is not None and found["step"] == 1 and records.read_text() == first
-        records.unlink()
-        assert cell.begin() is None and not records.exists()

@@ -1,90 +1,17 @@
-"""Fast paths give what plain ones give, and are faster; the ideal loop does the same passes."""
+"""The command measures, writes and says what it leaves out."""
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_pipeline
 
 from benchmarks.api import UserError
-from benchmarks.backbone.stable_diffusion import StableDiffusion
-from benchmarks.compute.ledger import KINDS, Ledger
-from benchmarks.compute.ledger import passes as count
 from benchmarks.speed import __main__ as speed
-from benchmarks.speed import clock, growth, levers, memory, models, startup
-from benchmarks.speed.ideal import Ideal
-from benchmarks.speed.ours import Ours
-from benchmarks.streams import Streams
+from benchmarks.speed import growth, levers, memory, models, startup
 
-BATCH, STEPS = 2, 4
 KEPT = "forward passes of sampling kept (DDPO)"
-
-
-@pytest.fixture
-def tiny_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All measurements on the tiny pipeline."""
-    for name in models.MODELS:
-        monkeypatch.setitem(models.MODELS, name, tiny_pipeline)
-
-
-def test_every_lever_leaves_the_gradient_as_it_is(tiny_models, gradients, monkeypatch, compared):
-    generator = Streams.generator
-    monkeypatch.setattr(  # the same noise in every step
-        Streams, "generator", lambda self, purpose, step, i=0: generator(self, purpose, 0, i)
-    )
-    pairs = levers.pairs(BATCH, STEPS) | levers.large() | levers.half(BATCH, STEPS)
-    assert len(pairs) == 21
-    for name, (fast, plain) in pairs.items():
-        if "not done" not in name:
-            gradients.clear()
-            fast()
-            plain()
-            compared(name, *gradients, 0.1 if "bf16" in name else 1e-4)
-
-
-PASSES = {
-    "full, recomputed": ((STEPS, "latents"), lambda ideal: ideal.alignprop(STEPS, False)),
-    "full, stored": ((STEPS, "all"), lambda ideal: ideal.alignprop(STEPS, True)),
-    "K=1": ((1, "all"), lambda ideal: ideal.alignprop(1, True)),
-    "DDPO": (None, lambda ideal: ideal.ddpo()),
-}
-
-
-@pytest.mark.parametrize("what", PASSES)
-def test_the_ideal_loop_does_the_passes_of_ours(what: str):
-    backbone = StableDiffusion(tiny_pipeline(), Ledger())
-    ours = Ours(backbone, batch=BATCH, steps=STEPS, guidance=2.5)
-    arguments, bare = PASSES[what]
-    run = ours.alignprop(*arguments) if arguments else ours.ddpo("all")
-    ideal = Ideal(backbone, BATCH, STEPS)
-    assert passes(backbone, lambda: bare(ideal)) == passes(backbone, run)
-
-
-def passes(backbone: StableDiffusion, run: Callable[[], None]) -> dict[str, int]:
-    """Samples through U-Net and decoder, forward and backward, as the ledger counts them."""
-    counts = backbone.ledger.counts
-    counts.clear()
-    run()
-    forward = count(counts, "denoiser", "forward", "recompute")
-    others = [k for k in KINDS if k.part == "decoder" or k.name.startswith("denoiser_backward")]
-    return {"denoiser": forward} | {kind.name: counts[kind] for kind in others}
-
-
-def test_what_saves_a_third_of_the_passes_saves_time(tiny_models):
-    """A third is saved, so 1.33 is expected."""
-    pairs = levers.pairs(BATCH, STEPS)
-    for name in ("all kept instead of latents (AlignProp, full)", KEPT):
-        fast, plain = pairs[name]
-        seconds = clock.in_turns({"fast": fast, "plain": plain}, 5)
-        assert clock.ratio(seconds, "plain", "fast")["median"] > 1.05, name
-
-
-def test_ratios_are_taken_within_rounds():
-    seconds = {"one": [2.0, 30.0, 4.0], "other": [1.0, 10.0, 4.0]}
-    assert clock.ratio(seconds, "one", "other") == {"median": 2.0, "least": 1.0, "most": 3.0}
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -161,12 +88,6 @@ def test_growth_and_levers_are_written(tiny_models, tmp_path: Path, monkeypatch)
     assert max(points["peak_bytes"]) < 1.1 * min(points["peak_bytes"])
     assert (tmp_path / "growth.png").stat().st_size > 0
     assert KEPT in (tmp_path / "README.md").read_text()
-
-
-@pytest.mark.slow
-def test_the_planner_agrees_with_a_model_of_the_shape_of_sd15():
-    for found in memory.check(steps=2)["keep"].values():
-        assert found["planned_bytes"] == pytest.approx(found["measured_bytes"], rel=0.1)
 
 
 def test_the_small_shape_differs_in_its_size_only():

@@ -1,0 +1,45 @@
+"""The shapes that are written down are those of the published models."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from conftest import tiny_pipeline
+from diffusers import UNet2DConditionModel
+
+from benchmarks.api import UserError
+from benchmarks.forecast.shapes import SHAPES, ShapeOnly, on_meta, shape
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("sd15", 859_520_964), ("sd21", 865_910_724), ("sdxl", 2_567_463_684)],
+)
+def test_shapes_have_the_published_number_of_parameters(name: str, parameters: int):
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(dict(SHAPES[name].unet))
+    assert sum(p.numel() for p in unet.parameters()) == parameters
+
+
+def test_a_local_folder_is_read(tiny_folder: Path):
+    model, pipeline = on_meta(str(tiny_folder), rank=4), tiny_pipeline()
+    for ours, theirs in ((model.denoiser, pipeline.unet), (model.autoencoder, pipeline.vae)):
+        own = sum(p.numel() for n, p in ours.named_parameters() if "lora_" not in n)
+        assert own == sum(p.numel() for p in theirs.parameters())
+    assert {p.device.type for p in model.parameters()} == {"meta"}
+    assert model.latent_shape == (4, 8, 8)
+    assert [c.shape for c in model.encode(["a cat", "a dog"])] == [(2, 16, 16)]
+
+
+def test_sdxl_is_conditioned_on_more_than_its_text():
+    sdxl: Any = SimpleNamespace(shape=SHAPES["sdxl"], device="meta")
+    condition = ShapeOnly.conditions(sdxl, ["a cat"])
+    assert [tuple(c.shape) for c in condition] == [(1, 77, 2048), (1, 1280), (1, 6)]
+
+
+def test_what_has_no_shape_is_refused(tmp_path: Path):
+    for name in (str(tmp_path), "owner/name"):
+        with pytest.raises(UserError, match="no shape to plan with; use one of sd15, sd21, sdxl"):
+            shape(name)
