@@ -1,11 +1,11 @@
 """Every registered method learns; learning that is none is caught."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 
 from benchmarks import registry
-from benchmarks.api import AdamW, Batch, StepResult
+from benchmarks.api import StepResult
 from benchmarks.conformance import contract, learns
 from benchmarks.conformance.learns import Trial
 from methods.refl import ReFL
@@ -66,17 +66,3 @@ def test_it_catches_a_wrong_sign(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(registry.methods.entries, "broken", ClimbsDown)
     with pytest.raises(contract.Broken, match="right sign"):
         learns.learns("broken", Trial(flops=2e8))
-
-
-@dataclass(frozen=True, kw_only=True)
-class TwoOptimizers(Batch):
-    policy: AdamW
-    critic: AdamW
-
-
-def test_strides_of_every_optimizer_are_longer_and_nothing_else_changes():
-    given = TwoOptimizers(
-        batch_size=3, policy=AdamW(lr=0.25, weight_decay=0.5), critic=AdamW(lr=2.0)
-    )
-    policy, critic = AdamW(lr=1.0, weight_decay=0.5), AdamW(lr=8.0)
-    assert learns.strided(given, 4) == TwoOptimizers(batch_size=3, policy=policy, critic=critic)

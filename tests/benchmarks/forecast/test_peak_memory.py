@@ -5,7 +5,6 @@ import torch
 from test_meta_model import pack
 
 from benchmarks.backbone.checkpointing import KEEPS
-from benchmarks.compute.ledger import KINDS, Pass
 from benchmarks.conformance import contract
 from benchmarks.forecast import dry_run, peak_memory
 from benchmarks.forecast.live_bytes import Live
@@ -66,11 +65,3 @@ def test_what_fits_is_kept(
         free = (free + tiny_meta.packed_bytes) / peak_memory.FILL
         monkeypatch.setattr(peak_memory, "available", lambda device, free=free: free)
         assert peak_memory.choose("alignprop-full", config, "tiny", "fp32", cpu) == keep
-
-
-def test_the_heaviest_step_begins_where_its_samples_were_drawn():
-    draw, update = Pass("reward", "forward"), Pass("denoiser", "backward")
-    rows = [{draw: 8, update: 1}, {update: 3}, {draw: 8, update: 2}, {update: 4}, {draw: 8}]
-    full = [dict.fromkeys(KINDS, 0.0) | row for row in rows]
-    assert peak_memory.heaviest(full) == range(2, 4)
-    assert peak_memory.heaviest(full[:2]) == range(2)

@@ -48,21 +48,3 @@ def test_an_attribute_is_replaced_for_a_while():
     with levers.replaced(owner, "own", 4):
         assert owner.own == 4
     assert owner.own == 3
-
-
-def test_prompts_are_encoded_anew_only_without_that_lever(backbone, monkeypatch):
-    encoded: list[str] = []
-    conditions = backbone.conditions
-    monkeypatch.setattr(
-        backbone, "conditions", lambda prompts: encoded.extend(prompts) or conditions(prompts)
-    )
-
-    def run() -> None:
-        backbone.encode(["a fish"])
-
-    for _ in range(2):
-        run()
-    assert encoded == ["a fish"]
-    for _ in range(2):
-        levers.forgetting(backbone, run)()
-    assert encoded == ["a fish"] * 3
