@@ -126,8 +126,8 @@ class Run:
             streams=self.streams,
             scale=self.scale,
         )
-        if not spec.rank:
-            self.scale()  # as long as all weights are still the base model's
+        if spec.placebo or not spec.rank:
+            self.scale()  # now: off the clock, and as long as all weights are the base model's
         method_class = registry.methods.get(spec.method)
         self.method: Method = method_class(spec.config, context)
         self._evaluated: dict[int, list[Evaluation]] = {}
