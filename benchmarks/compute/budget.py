@@ -40,7 +40,9 @@ class Budget:
         return cls(kind, value)
 
     def __str__(self) -> str:
-        return f"{self.kind}={self.amount:g}"
+        short = f"{self.amount:g}"
+        amount = short if float(short) == self.amount else repr(self.amount)
+        return f"{self.kind}={amount}".replace("e+", "e")
 
     def times(self, factor: float) -> Budget:
         """So many times the amount. Raises UserError for a factor below 1."""

@@ -26,3 +26,9 @@ def test_more_budget_is_evaluated_at_the_same_costs():
     assert fractions(1) == FRACTIONS and fractions(3)[-3:] == (1 / 3, 2 / 3, 1.0)
     with pytest.raises(UserError, match="at least 1"):
         one.times(0.5)
+
+
+@pytest.mark.parametrize("text", ["flops=6e12", "queries=25000", "seconds=0.5", "steps=12345678"])
+def test_a_budget_is_written_as_it_is_read(text: str):
+    assert Budget.parse(str(Budget.parse(text))) == Budget.parse(text)
+    assert Budget.parse(str(Budget.parse("flops=6e12").times(8))).amount == 4.8e13
