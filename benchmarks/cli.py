@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import dataclasses
+import functools
 import inspect
 import io
 import re
@@ -152,12 +153,15 @@ def meanings(cls: Any) -> dict[str, str]:
     found: dict[str, str] = {}
     if dataclasses.is_dataclass(cls):
         found = {f.name: f.metadata.get("help", "") for f in dataclasses.fields(cls)}
+        if all(found.values()):  # reading sources takes most of the time of ``--help``
+            return found
     for base in cls.__mro__[:-1]:
         for name, text in _docstrings(base).items():
             found[name] = found.get(name) or text
     return found
 
 
+@functools.cache
 def _docstrings(cls: Any) -> dict[str, str]:
     """The docstrings under the annotated names of one class."""
     try:
