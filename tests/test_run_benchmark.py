@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from diffusers import StableDiffusionPipeline
 from PIL import Image
+from two_methods import records, run
 
 import benchmarks
 import run_benchmark
@@ -18,25 +19,6 @@ from benchmarks.commands import plan
 from benchmarks.commands import run as running
 from benchmarks.harness.evaluate import NOISE_SEED
 from benchmarks.streams import Streams
-
-SMALL = [
-    *("--alignprop.batch-size", "2", "--alignprop.micro-batch", "2"),
-    *("--alignprop.sampling-steps", "4", "--ddpo.sampling-steps", "4"),
-    *("--ddpo.samples-per-round", "4", "--ddpo.samples-per-prompt", "2", "--ddpo.micro-batch", "2"),
-    *("--alignprop.optimizer.lr", "0.1"),  # so that a few steps can be seen
-]
-
-
-def run(folder: Path, out: Path, *more: str) -> int:
-    both = ["--methods", "alignprop", "ddpo", "--backbone", str(folder), "--out", str(out)]
-    both += ["--task", str(folder / "few.toml")]
-    return run_benchmark.main([*both, *SMALL, *more])
-
-
-def records(out: Path, method: str, name: str) -> list[dict]:
-    (cell,) = out.glob(f"{method}-*")
-    lines = (cell / f"{name}.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
 
 
 @pytest.fixture(scope="module")

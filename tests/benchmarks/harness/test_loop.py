@@ -1,37 +1,17 @@
 """The loop around a method: budgets, evaluation times, the base model."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from two_methods import records, run
 
-import run_benchmark
 from benchmarks.compute.ledger import Ledger
 from benchmarks.experiments import cells
 from benchmarks.harness import loop
 from methods.alignprop import AlignProp
 from methods.ddpo import DDPO
-
-SMALL = [
-    *("--alignprop.batch-size", "2", "--alignprop.micro-batch", "2"),
-    *("--alignprop.sampling-steps", "4", "--ddpo.sampling-steps", "4"),
-    *("--ddpo.samples-per-round", "4", "--ddpo.samples-per-prompt", "2", "--ddpo.micro-batch", "2"),
-    *("--alignprop.optimizer.lr", "0.1"),  # so that a few steps can be seen
-]
-
-
-def run(folder: Path, out: Path, *more: str) -> int:
-    both = ["--methods", "alignprop", "ddpo", "--backbone", str(folder), "--out", str(out)]
-    both += ["--task", str(folder / "few.toml")]
-    return run_benchmark.main([*both, *SMALL, *more])
-
-
-def records(out: Path, method: str, name: str) -> list[dict]:
-    (cell,) = out.glob(f"{method}-*")
-    lines = (cell / f"{name}.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
 
 
 @pytest.fixture(scope="module")
