@@ -30,7 +30,7 @@ def test_a_terminal_gets_a_bar(capsys: pytest.CaptureFixture[str], monkeypatch: 
 def test_of_several_processes_one_speaks(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(progress, "rank", lambda: 1)
+    monkeypatch.setattr(progress, "process", lambda: 1)
     with progress.bar("ddpo, seed 0") as update:
         update(1.0, "reward -1.5")
     assert capsys.readouterr().out == ""
