@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
@@ -298,6 +299,19 @@ class Backbone(Protocol):
         gradient, so that only scored steps carry any. ``step_noise`` (B, steps, C, h, w) is needed
         if the sampler is stochastic. ``adapted[i]`` says whether sampling step ``i`` uses
         the LoRA matrices (all by default).
+        """
+
+    def adapting(self, wanted: bool) -> AbstractContextManager[None]:
+        """Within it predictions are those of the trained model, or of the base model.
+
+        The base model is the reference of methods that stay near it. A backward pass through its
+        predictions belongs within, too. Raises UserError if all weights are trained.
+        """
+
+    def with_weights(self, values: Sequence[Tensor]) -> AbstractContextManager[None]:
+        """Within it the trained weights have these values, in the order of ``parameters``.
+
+        For predictions of an earlier policy, without gradient.
         """
 
     def decode(self, latents: Tensor) -> Tensor:

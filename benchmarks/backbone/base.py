@@ -290,6 +290,20 @@ class BaseBackbone(ABC):
             for layer in layers:
                 layer.enable_adapters(True)
 
+    @contextmanager
+    def with_weights(self, values: Sequence[Tensor]) -> Iterator[None]:
+        """With these values for the trained weights. See ``benchmarks.api.Backbone``."""
+        parameters = self.parameters()
+        present = [parameter.data for parameter in parameters]
+        # Not copied into place: graphs that hold the present values stay valid.
+        for parameter, value in zip(parameters, values, strict=True):
+            parameter.data = value.to(parameter.data)
+        try:
+            yield
+        finally:
+            for parameter, value in zip(parameters, present, strict=True):
+                parameter.data = value
+
     def decode(self, latents: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1], float32 or wider; only here is the range converted."""
         scaled = GradientRange() if self._range else None

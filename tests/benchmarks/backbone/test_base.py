@@ -55,6 +55,23 @@ def test_where_all_weights_train_the_base_model_is_gone(latents):
         pass
 
 
+@pytest.mark.parametrize("rank", [4, 0])
+def test_an_earlier_policy_predicts_and_goes(latents, rank: int):
+    model = StableDiffusion(tiny_pipeline(), Ledger(), rank=rank)
+    earlier = [parameter.detach().clone() for parameter in model.parameters()]
+    first = output(model, latents)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1)
+    kept = model.predict(latents, 500, model.encode(PROMPTS), 1.0)
+    with pytest.raises(KeyError), model.with_weights(earlier):
+        assert torch.equal(output(model, latents), first)
+        raise KeyError
+    assert torch.equal(output(model, latents), kept) and not torch.equal(kept, first)
+    kept.sum().backward()  # a graph from before is as good as new
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
 def test_with_matrices_only_they_train(backbone):
     trained = {n for n, p in backbone.denoiser.named_parameters() if p.requires_grad}
     ends = [f".{end}.lora_" for end in backbone.targets]
