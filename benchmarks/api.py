@@ -55,7 +55,8 @@ class EvaluationSettings:
     """How the pictures of an evaluation are drawn, and in which space they are compared."""
 
     sampling_steps: int
-    """Steps of the sampler without noise, from 1 to the backbone's training timesteps."""
+    """Steps of the sampler without noise, from 1 to the backbone's training timesteps, if its
+    scheduler takes so many (with a `steps_offset` of 1 one less)."""
     guidance: float
     """The guidance scale; 1: no guidance."""
     features: str
@@ -77,6 +78,8 @@ class Preset:
     """The name of the task where the user gives none."""
     evaluation: EvaluationSettings
     """The same for every method."""
+    resolution: tuple[int, ...] | None = None
+    """Height and width of the pictures in pixels; None: the model's own."""
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Per method, values over its Config's defaults, nested like it."""
 

@@ -126,6 +126,7 @@ class PresetFile:
     like: str | None = None
     budget: str | None = None
     task: str | None = None
+    resolution: tuple[int, ...] | None = None
     evaluation: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -178,6 +179,7 @@ def _read_preset(path: Path) -> Preset:
         budget=budget,
         task=task,
         evaluation=evaluation,
+        resolution=file.resolution or (below.resolution if below else None),
         methods=methods,
     )
 

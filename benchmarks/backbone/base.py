@@ -76,6 +76,7 @@ class BaseBackbone(ABC):
             self._add_matrices(seed)
         else:
             denoiser.requires_grad_(True)
+        nn.Module.to(autoencoder, self.autoencoder_dtype(self.dtype))  # diffusers' own warns
         kernels.install(denoiser, autoencoder, cpu=self.device.type == "cpu")
         self._range = GradientRange() if self.dtype == torch.float16 else None
         for parameter in self.parameters():
@@ -123,8 +124,14 @@ class BaseBackbone(ABC):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision of the frozen model."""
-        return next((p.dtype for p in self.autoencoder.parameters()), torch.float32)
+        """The precision of the frozen model, its autoencoder aside."""
+        parts = [self.denoiser, *self.others, self.autoencoder]
+        frozen = (p.dtype for part in parts for p in part.parameters() if not p.requires_grad)
+        return next(frozen, torch.float32)
+
+    def autoencoder_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """The autoencoder's precision in a model of this one."""
+        return dtype
 
     def modules(self) -> list[nn.Module]:
         """All parts of the model."""

@@ -78,8 +78,10 @@ class MetaModel:
     @property
     def frozen_bytes(self) -> float:
         """Of the weights that are not trained."""
-        count = sum(p.numel() for module in self.backbone.modules() for p in module.parameters())
-        return (count - self.trainable) * self.dtype.itemsize
+        kinds = dict.fromkeys(self.backbone.modules(), self.dtype)
+        kinds[self.backbone.autoencoder] = self.backbone.autoencoder_dtype(self.dtype)
+        sizes = ((p.numel(), kinds[m].itemsize) for m in kinds for p in m.parameters())
+        return sum(n * size for n, size in sizes) - self.trainable * self.dtype.itemsize
 
     @property
     def packed_bytes(self) -> float:
@@ -143,8 +145,9 @@ class MetaModel:
         return latents.requires_grad_(wanted == "input")
 
     def _cast(self, dtype: torch.dtype) -> None:
-        for module in (self.backbone.denoiser, self.backbone.autoencoder):
-            nn.Module.to(module, dtype)  # diffusers' own prints a warning
+        own = self.backbone.autoencoder_dtype(dtype)
+        nn.Module.to(self.backbone.denoiser, dtype)  # diffusers' own prints a warning
+        nn.Module.to(self.backbone.autoencoder, own)
 
     def _cost(
         self,

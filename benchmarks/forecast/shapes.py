@@ -7,39 +7,31 @@ diffusers folder is read from its own files.
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel
+import transformers
 
+from benchmarks import registry
 from benchmarks.api import Condition, UserError
-from benchmarks.backbone import unpriced
+from benchmarks.backbone import family, unpriced
 from benchmarks.backbone.base import BaseBackbone
-from benchmarks.backbone.stable_diffusion import StableDiffusion
 from benchmarks.compute.ledger import Ledger
 from benchmarks.config import load_preset
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """Configurations of a Stable Diffusion's parts, as diffusers and transformers take them."""
+    """A pipeline's class, and the configurations of its parts, each with the class it is of."""
 
-    unet: Mapping[str, Any]
-    vae: Mapping[str, Any]
-    scheduler: Mapping[str, Any]
-    text: tuple[Mapping[str, Any], ...]  # one per text encoder
-
-    @property
-    def tokens(self) -> tuple[int, int]:
-        """Length and width of the text conditioning."""
-        return self.text[0]["max_position_embeddings"], self.unet["cross_attention_dim"]
+    pipeline: str
+    parts: Mapping[str, tuple[str, Mapping[str, Any]]]
 
 
 def _clip(width: int, layers: int, heads: int, projection: int) -> dict[str, Any]:
@@ -87,42 +79,61 @@ _UNET = {
 
 SHAPES = {
     "sd15": Shape(
-        unet=_UNET | {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8},
-        vae=_VAE | {"sample_size": 512},
-        scheduler=_SCHEDULER,
-        text=(_LARGE,),
+        pipeline="StableDiffusionPipeline",
+        parts={
+            "unet": (
+                "UNet2DConditionModel",
+                _UNET | {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8},
+            ),
+            "vae": ("AutoencoderKL", _VAE | {"sample_size": 512}),
+            "text_encoder": ("CLIPTextModel", _LARGE),
+            "scheduler": ("DDIMScheduler", _SCHEDULER),
+        },
     ),
     "sd21": Shape(
-        unet=_UNET
-        | {
-            "sample_size": 96,
-            "cross_attention_dim": 1024,
-            "attention_head_dim": [5, 10, 20, 20],
-            "use_linear_projection": True,
-            "upcast_attention": True,
+        pipeline="StableDiffusionPipeline",
+        parts={
+            "unet": (
+                "UNet2DConditionModel",
+                _UNET
+                | {
+                    "sample_size": 96,
+                    "cross_attention_dim": 1024,
+                    "attention_head_dim": [5, 10, 20, 20],
+                    "use_linear_projection": True,
+                    "upcast_attention": True,
+                },
+            ),
+            "vae": ("AutoencoderKL", _VAE | {"sample_size": 768}),
+            "text_encoder": ("CLIPTextModel", _clip(1024, 23, 16, 512)),
+            "scheduler": ("DDIMScheduler", _SCHEDULER | {"prediction_type": "v_prediction"}),
         },
-        vae=_VAE | {"sample_size": 768},
-        scheduler=_SCHEDULER | {"prediction_type": "v_prediction"},
-        text=(_clip(1024, 23, 16, 512),),
     ),
     "sdxl": Shape(
-        unet=_UNET
-        | {
-            "sample_size": 128,
-            "block_out_channels": [320, 640, 1280],
-            "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-            "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-            "transformer_layers_per_block": [1, 2, 10],
-            "cross_attention_dim": 2048,
-            "attention_head_dim": [5, 10, 20],
-            "use_linear_projection": True,
-            "addition_embed_type": "text_time",
-            "addition_time_embed_dim": 256,
-            "projection_class_embeddings_input_dim": 2816,
+        pipeline="StableDiffusionXLPipeline",
+        parts={
+            "unet": (
+                "UNet2DConditionModel",
+                _UNET
+                | {
+                    "sample_size": 128,
+                    "block_out_channels": [320, 640, 1280],
+                    "down_block_types": ["DownBlock2D", *["CrossAttnDownBlock2D"] * 2],
+                    "up_block_types": [*["CrossAttnUpBlock2D"] * 2, "UpBlock2D"],
+                    "transformer_layers_per_block": [1, 2, 10],
+                    "cross_attention_dim": 2048,
+                    "attention_head_dim": [5, 10, 20],
+                    "use_linear_projection": True,
+                    "addition_embed_type": "text_time",
+                    "addition_time_embed_dim": 256,
+                    "projection_class_embeddings_input_dim": 2816,
+                },
+            ),
+            "vae": ("AutoencoderKL", _VAE | {"sample_size": 1024, "scaling_factor": 0.13025}),
+            "text_encoder": ("CLIPTextModel", _LARGE),
+            "text_encoder_2": ("CLIPTextModelWithProjection", _clip(1280, 32, 20, 1280)),
+            "scheduler": ("DDIMScheduler", _SCHEDULER),
         },
-        vae=_VAE | {"sample_size": 1024, "scaling_factor": 0.13025},
-        scheduler=_SCHEDULER,
-        text=(_LARGE, _clip(1280, 32, 20, 1280)),
     ),
 }
 
@@ -136,62 +147,43 @@ def shape(name: str) -> Shape:
         return SHAPES[name]
     model = load_preset(name).model
     folder = Path(model if isinstance(model, str) else name)
-
-    def read(file: str) -> dict[str, Any]:
-        values: dict[str, Any] = json.loads((folder / file).read_text("utf-8"))
-        return values
-
     try:
-        return Shape(
-            unet=read("unet/config.json"),
-            vae=read("vae/config.json"),
-            scheduler=read("scheduler/scheduler_config.json"),
-            text=(read("text_encoder/config.json"),),
-        )
-    except (OSError, ValueError) as error:
+        index = _read(folder / "model_index.json")
+        cls = family([index.get("_class_name")])
+        parts = {}
+        for part in (*cls.parts, "scheduler"):
+            made = index.get(part)
+            if made is not None and made[1] is not None:
+                kind = "scheduler_config.json" if part == "scheduler" else "config.json"
+                parts[part] = cls.parts.get(part, made[1]), _read(folder / part / kind)
+        return Shape(pipeline=cls.pipeline_class, parts=parts)
+    except (OSError, ValueError, TypeError, AttributeError, IndexError) as error:
         raise UserError(
             f"--backbone {name}: no shape to plan with; use one of {', '.join(SHAPES)}, emoji, or "
             f"a local diffusers folder ({error})"
         ) from error
 
 
-class ShapeOnly(StableDiffusion):
-    """A Stable Diffusion or SDXL on the meta device, whose conditioning has a shape only."""
+def _read(file: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    return values
 
-    def __init__(self, shape: Shape, rank: int) -> None:
-        self.shape = shape
-        with torch.device("meta"):
-            parts: dict[str, Any] = {
-                "unet": UNet2DConditionModel.from_config(dict(shape.unet)),
-                "vae": AutoencoderKL.from_config(dict(shape.vae)),
-                "text_encoder": nn.ModuleList(
-                    CLIPTextModel(CLIPTextConfig(**text)) for text in shape.text
-                ),
-                "tokenizer": None,
-            }
-        parts["scheduler"] = DDIMScheduler.from_config(dict(shape.scheduler))
-        pipeline: Any = SimpleNamespace(**parts)
-        super().__init__(pipeline, Ledger(), rank=rank, device="meta")
 
-    def conditions(self, prompts: Sequence[str]) -> Condition:
-        """Of SDXL also the pooled text, and the sizes of picture and crop."""
-        config = self.shape.unet
-        shapes: list[tuple[int, ...]] = [self.shape.tokens]
-        if config.get("addition_embed_type") == "text_time":
-            sizes = 6 * config["addition_time_embed_dim"]
-            shapes += [(config["projection_class_embeddings_input_dim"] - sizes,), (6,)]
-        return tuple(torch.zeros(len(prompts), *s, device=self.device) for s in shapes)
+def empty_pipeline(shape: Shape) -> Any:
+    """A pipeline on the meta device, without tokenizers."""
+    found = {part: _empty(*described) for part, described in shape.parts.items()}
+    cls: Any = getattr(diffusers, shape.pipeline)
+    wanted = inspect.signature(cls.__init__).parameters.values()
+    rest = [p.name for p in wanted if p.default is p.empty and p.name not in (*found, "self")]
+    return cls(**found, **{**dict.fromkeys(rest), **family([shape.pipeline]).reading})
 
-    def denoise(self, latents: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
-        """One pass of the U-Net."""
-        if len(condition) == 1:
-            return super().denoise(latents, timesteps, condition)
-        text, pooled, sizes = condition
-        more = {"text_embeds": pooled, "time_ids": sizes}
-        output: Tensor = self.denoiser(
-            latents, timesteps, encoder_hidden_states=text, added_cond_kwargs=more
-        ).sample
-        return output
+
+def _empty(cls: str, values: Mapping[str, Any]) -> Any:
+    with torch.device("meta"):
+        if hasattr(diffusers, cls):
+            return getattr(diffusers, cls).from_config(dict(values))
+        kind = getattr(transformers, cls)
+        return kind(kind.config_class(**values))
 
 
 def on_meta(name: str, rank: int) -> BaseBackbone:
@@ -200,6 +192,26 @@ def on_meta(name: str, rank: int) -> BaseBackbone:
     By its shape where that is written down or in a local folder. What a function makes is made,
     and its weights are then forgotten. Raises UserError for anything else.
     """
-    if name in SHAPES or isinstance(load_preset(name).model, str):
-        return ShapeOnly(shape(name), rank)
-    return unpriced(name, Ledger(), rank=rank, device="meta")
+    known = name in registry.backbones.names() or name not in SHAPES
+    preset = load_preset(name) if known else None
+    if preset and not isinstance(preset.model, str):
+        return unpriced(name, Ledger(), rank=rank, device="meta")
+    found = shape(name)
+    cls: Any = family([found.pipeline])
+
+    class ShapeOnly(cls):  # type: ignore[misc]
+        """Its conditioning has a shape only."""
+
+        def conditions(self, prompts: Sequence[str]) -> Condition:
+            """Nothing is encoded."""
+            shapes = self.condition_shapes()
+            return tuple(torch.zeros(len(prompts), *s, device=self.device) for s in shapes)
+
+    made: BaseBackbone = ShapeOnly(
+        empty_pipeline(found),
+        Ledger(),
+        rank=rank,
+        device="meta",
+        resolution=preset.resolution if preset else None,
+    )
+    return made

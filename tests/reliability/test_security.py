@@ -53,7 +53,7 @@ def test_pickled_weights_of_a_backbone_are_refused(
     for path in (folder / part).glob("*.safetensors"):
         path.unlink()
     torch.save({"weight": Bomb(target)}, folder / part / name)
-    with pytest.raises(UserError, match="not a Stable Diffusion folder with safetensors"):
+    with pytest.raises(UserError, match="not a diffusers folder with safetensors"):
         load_model(str(folder), Ledger())
 
 
