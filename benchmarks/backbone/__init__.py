@@ -24,6 +24,8 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FAMILIES = {
     "StableDiffusionPipeline": "benchmarks.backbone.stable_diffusion:StableDiffusion",
     "StableDiffusionXLPipeline": "benchmarks.backbone.sdxl:StableDiffusionXL",
+    "StableDiffusion3Pipeline": "benchmarks.backbone.sd3:StableDiffusion3",
+    "FluxPipeline": "benchmarks.backbone.flux:Flux",
 }
 
 

@@ -86,7 +86,7 @@ class PipelineBackbone(BaseBackbone):
 
     @abstractmethod
     def condition_shapes(self) -> list[tuple[int, ...]]:
-        """The shapes of ``conditions``, without the batch; for the planner, which encodes nothing."""
+        """Of ``conditions`` for one prompt; for the planner, which encodes nothing."""
 
     @property
     def own_sides(self) -> Any:

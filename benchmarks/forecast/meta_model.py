@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import torch
@@ -121,23 +121,24 @@ class MetaModel:
         ``among`` the gradients wanted; others are not measured.
         """
 
-        def call(samples: int, wanted: WantedGradients) -> Tensor:
-            condition = tuple(
+        def prepared(samples: int, wanted: WantedGradients) -> Callable[[], Tensor]:
+            condition = tuple(  # one for all sampling steps: not among the bytes of a call
                 torch.empty(samples, *shape, device="meta", dtype=self.dtype)
                 for shape in self.condition_shapes
             )
             timesteps = torch.zeros(samples, dtype=torch.long, device="meta")
-            return self.backbone.denoise(self._latents(samples, wanted), timesteps, condition)
+            denoise = self.backbone.denoise
+            return lambda: denoise(self._latents(samples, wanted), timesteps, condition)
 
-        return self._cost("denoiser", call, by_block, fused, among)
+        return self._cost("denoiser", prepared, by_block, fused, among)
 
     def decoder(self, by_block: bool) -> Cost:
         """The bytes of calls of the decoder."""
 
-        def call(samples: int, wanted: WantedGradients) -> Tensor:
-            return self.backbone.pixels(self._latents(samples, wanted))
+        def prepared(samples: int, wanted: WantedGradients) -> Callable[[], Tensor]:
+            return lambda: self.backbone.pixels(self._latents(samples, wanted))
 
-        return self._cost("decoder", call, by_block, True, get_args(WantedGradients))
+        return self._cost("decoder", prepared, by_block, True, get_args(WantedGradients))
 
     def _latents(self, samples: int, wanted: WantedGradients) -> Tensor:
         shape = (samples, *self.backbone.latent_shape)
@@ -152,7 +153,7 @@ class MetaModel:
     def _cost(
         self,
         part: Part,
-        call: Callable[[int, WantedGradients], Tensor],
+        prepared: Callable[[int, WantedGradients], Callable[[], Tensor]],
         by_block: bool,
         fused: bool,
         among: Sequence[WantedGradients],
@@ -162,7 +163,7 @@ class MetaModel:
             recompute_blocks(module, by_block)
         for wanted in among:  # now, not in the middle of what is being planned
             if (key := (part, by_block, fused, wanted)) not in self._measured:
-                one, two = (self._measure(partial(call, n, wanted), wanted, fused) for n in (1, 2))
+                one, two = (self._measure(prepared(n, wanted), wanted, fused) for n in (1, 2))
                 self._measured[key] = (one, two)
 
         def cost(samples: int, wanted: WantedGradients) -> PeakBytes:
