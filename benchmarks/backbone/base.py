@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from diffusers.utils import SAFETENSORS_WEIGHTS_NAME, convert_state_dict_to_diffusers
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from peft import (
     LoraConfig,
     get_peft_model_state_dict,
@@ -355,6 +355,10 @@ class BaseBackbone(ABC):
         else:
             self.denoiser.load_state_dict(weights)
 
+    def lora_names(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """LoRA matrices under the names that checkpoints of the family have: peft's."""
+        return weights
+
     def save_weights(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
         """Write a LoRA checkpoint as the pipelines' own ``load_lora_weights`` loads it.
 
@@ -362,7 +366,7 @@ class BaseBackbone(ABC):
         """
         weights = weights or self.weights()
         if self.rank:
-            layers = convert_state_dict_to_diffusers(weights)
+            layers = self.lora_names(weights)
             file, weights = LORA_FILE, {f"{self.component}.{k}": v for k, v in layers.items()}
         else:
             folder, file = folder / self.component, SAFETENSORS_WEIGHTS_NAME

@@ -48,7 +48,8 @@ def read(path: Path) -> State:
         raise UserError(f"{file}: not a LoRA of the denoiser alone")
     (part,) = parts
     plain = {key.removeprefix(f"{part}."): value.float() for key, value in layers.items()}
-    state: State = convert_unet_state_dict_to_peft(plain)
+    peft = any(key.endswith(A) for key in plain)
+    state: State = plain if peft else convert_unet_state_dict_to_peft(plain)
     for key in [key for key in state if key.endswith(B)]:
         rank, name = state[key].shape[1], key.removesuffix(B)
         alpha = (alphas or {}).get(f"{part}.{name}.alpha", meta.get(f"{part}.lora_alpha", rank))

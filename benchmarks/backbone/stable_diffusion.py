@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
+from diffusers.utils import convert_state_dict_to_diffusers
 from torch import Tensor
 
 from benchmarks.api import Condition
@@ -78,6 +79,11 @@ class StableDiffusion(PipelineBackbone):
         """Of one prompt."""
         length = self.pipeline.text_encoder.config.max_position_embeddings
         return [(length, self.pipeline.unet.config.cross_attention_dim)]
+
+    def lora_names(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """diffusers' own names, older than peft, which its U-Nets are still saved with."""
+        named: dict[str, Tensor] = convert_state_dict_to_diffusers(weights)
+        return named
 
     def denoise(self, latents: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
         """One pass of the U-Net."""

@@ -199,8 +199,8 @@ def fused_attention() -> Iterator[None]:
     before = F.scaled_dot_product_attention
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
-    def fused(q: Tensor, k: Tensor, v: Tensor, attn_mask: Any = None, **_: Any) -> Tensor:
-        output: Tensor = kernel(q, k, v, attn_mask=attn_mask)[0]
+    def fused(query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, **_: Any) -> Tensor:
+        output: Tensor = kernel(query, key, value, attn_mask=attn_mask)[0]
         return output
 
     F.scaled_dot_product_attention = fused  # type: ignore[assignment]

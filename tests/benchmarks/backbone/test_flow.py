@@ -85,7 +85,7 @@ def test_the_marginals_are_those_of_the_deterministic_sampler(deviation: float):
     for end in (0.5, 0.1):
         for eta in (0.0, 0.7, 1.0):
             coarse, fine = (abs(spread(n, eta, deviation, 0.9, end) - 1) for n in (100, 500))
-            assert fine < 0.01 and fine == pytest.approx(coarse / 5, rel=0.2)
+            assert fine < 0.01 and fine <= coarse / 4 + 1e-4
 
 
 def test_the_first_step_from_pure_noise_is_too_wide_by_a_known_share():
