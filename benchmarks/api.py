@@ -80,6 +80,8 @@ class Preset:
     """The same for every method."""
     resolution: tuple[int, ...] | None = None
     """Height and width of the pictures in pixels; None: the model's own."""
+    every: Mapping[str, Any] = field(default_factory=dict)
+    """Values over the Config's defaults of every method, of the fields that all have."""
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Per method, values over its Config's defaults, nested like it."""
 

@@ -128,6 +128,7 @@ class PresetFile:
     task: str | None = None
     resolution: tuple[int, ...] | None = None
     evaluation: Mapping[str, Any] = field(default_factory=dict)
+    every: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_preset(backbone: str) -> Preset:
@@ -180,6 +181,7 @@ def _read_preset(path: Path) -> Preset:
         task=task,
         evaluation=evaluation,
         resolution=file.resolution or (below.resolution if below else None),
+        every=merged(below.every, file.every) if below else file.every,
         methods=methods,
     )
 
@@ -313,7 +315,7 @@ def method_layers(name: str, preset: Preset, *more: Layer) -> list[Layer]:
     """
     registry.methods.get(name)
     variant = registry.methods.variants.get(name)
-    layers: list[Layer] = []
+    layers: list[Layer] = [(preset.every, f"preset {preset.name}, table every")]
     if variant:
         whose = f"preset {preset.name}, table {variant.of}"
         layers += [(preset.methods.get(variant.of, {}), whose), (variant.values, f"variant {name}")]

@@ -397,7 +397,7 @@ def cost(items: Sequence[Loaded], backbone: str) -> Iterator[str]:
     hours = 0.0
     for (method, config, size, budget), number in without_reward(wanted).items():
         if size not in models:
-            models[size] = MetaModel(backbone, "fp16", size)
+            models[size] = MetaModel(backbone, "bf16", size)
         choices = forecast.plan(method, config, models[size], Budget.parse(budget))["keep"]
         fits = (k for k in choices if choices[k]["peak_bytes"] <= FILL * GPU_BYTES)
         keep = next(fits, list(choices)[-1])

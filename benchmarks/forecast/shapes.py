@@ -1,8 +1,8 @@
 """The shapes of models on the meta device: enough to count passes and bytes, without weights.
 
-SD v1.5, SD 2.1 and SDXL are written down from the ``config.json`` of their public repositories
-(the same numbers as CompVis ``v1-inference.yaml`` and Stability-AI ``sd_xl_base.yaml``); any local
-diffusers folder is read from its own files.
+Those of known models are written down from the ``config.json`` of their public repositories (the
+same numbers as CompVis ``v1-inference.yaml``, Stability-AI ``sd_xl_base.yaml`` and ``sd3.5`` and
+black-forest-labs ``flux`` ``util.py``); any local diffusers folder is read from its own files.
 """
 
 from __future__ import annotations
@@ -76,6 +76,25 @@ _UNET = {
     "down_block_types": [*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"],
     "up_block_types": ["UpBlock2D", *["CrossAttnUpBlock2D"] * 3],
 }
+#: T5-XXL's encoder.
+_T5 = {
+    "vocab_size": 32128,
+    "d_model": 4096,
+    "d_kv": 64,
+    "d_ff": 10240,
+    "num_layers": 24,
+    "num_heads": 64,
+    "feed_forward_proj": "gated-gelu",
+}
+_SD3_VAE = _VAE | {
+    "latent_channels": 16,
+    "sample_size": 1024,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+    "scaling_factor": 1.5305,
+    "shift_factor": 0.0609,
+}
+_FLUX_VAE = _SD3_VAE | {"scaling_factor": 0.3611, "shift_factor": 0.1159}
 
 SHAPES = {
     "sd15": Shape(
@@ -133,6 +152,66 @@ SHAPES = {
             "text_encoder": ("CLIPTextModel", _LARGE),
             "text_encoder_2": ("CLIPTextModelWithProjection", _clip(1280, 32, 20, 1280)),
             "scheduler": ("DDIMScheduler", _SCHEDULER),
+        },
+    ),
+    "sd35-medium": Shape(
+        pipeline="StableDiffusion3Pipeline",
+        parts={
+            "transformer": (
+                "SD3Transformer2DModel",
+                {
+                    "sample_size": 128,
+                    "patch_size": 2,
+                    "in_channels": 16,
+                    "out_channels": 16,
+                    "num_layers": 24,
+                    "attention_head_dim": 64,
+                    "num_attention_heads": 24,
+                    "joint_attention_dim": 4096,
+                    "caption_projection_dim": 1536,
+                    "pooled_projection_dim": 2048,
+                    "pos_embed_max_size": 384,
+                    "dual_attention_layers": list(range(13)),
+                    "qk_norm": "rms_norm",
+                },
+            ),
+            "vae": (
+                "AutoencoderKL",
+                _SD3_VAE,
+            ),
+            "text_encoder": ("CLIPTextModelWithProjection", _LARGE),
+            "text_encoder_2": ("CLIPTextModelWithProjection", _clip(1280, 32, 20, 1280)),
+            "text_encoder_3": ("T5EncoderModel", _T5),
+            "scheduler": ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}),
+        },
+    ),
+    "flux-dev": Shape(
+        pipeline="FluxPipeline",
+        parts={
+            "transformer": (
+                "FluxTransformer2DModel",
+                {
+                    "patch_size": 1,
+                    "in_channels": 64,
+                    "num_layers": 19,
+                    "num_single_layers": 38,
+                    "attention_head_dim": 128,
+                    "num_attention_heads": 24,
+                    "joint_attention_dim": 4096,
+                    "pooled_projection_dim": 768,
+                    "guidance_embeds": True,
+                },
+            ),
+            "vae": (
+                "AutoencoderKL",
+                _FLUX_VAE,
+            ),
+            "text_encoder": ("CLIPTextModel", _LARGE),
+            "text_encoder_2": ("T5EncoderModel", _T5),
+            "scheduler": (
+                "FlowMatchEulerDiscreteScheduler",
+                {"shift": 3.0, "use_dynamic_shifting": True},
+            ),
         },
     ),
 }

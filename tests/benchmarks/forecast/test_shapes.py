@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+import diffusers
 import pytest
 import torch
 from conftest import tiny_pipeline
-from diffusers import UNet2DConditionModel
 
 from benchmarks.api import UserError
 from benchmarks.forecast.shapes import SHAPES, on_meta, shape
@@ -13,12 +13,20 @@ from benchmarks.forecast.shapes import SHAPES, on_meta, shape
 
 @pytest.mark.parametrize(
     ("name", "parameters"),
-    [("sd15", 859_520_964), ("sd21", 865_910_724), ("sdxl", 2_567_463_684)],
+    [
+        ("sd15", 859_520_964),
+        ("sd21", 865_910_724),
+        ("sdxl", 2_567_463_684),
+        ("sd35-medium", 2_243_171_520),
+        ("flux-dev", 11_901_408_320),
+    ],
 )
 def test_shapes_have_the_published_number_of_parameters(name: str, parameters: int):
+    parts = SHAPES[name].parts
+    cls, config = parts.get("unet") or parts["transformer"]
     with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(dict(SHAPES[name].parts["unet"][1]))
-    assert sum(p.numel() for p in unet.parameters()) == parameters
+        denoiser = getattr(diffusers, cls).from_config(dict(config))
+    assert sum(p.numel() for p in denoiser.parameters()) == parameters
 
 
 def test_a_local_folder_is_read(tiny_folder: Path):
