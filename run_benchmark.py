@@ -6,13 +6,14 @@ Each verb is a file of ``benchmarks/commands/``. Without a verb it is ``run``, a
 
 from __future__ import annotations
 
+import errno
 import importlib
 import itertools
 import os
 import sys
 
 from benchmarks.api import UserError
-from benchmarks.cli import renamed
+from benchmarks.cli import Helped, renamed
 from benchmarks.harness import interrupt
 
 VERBS = (
@@ -28,15 +29,31 @@ def main(arguments: list[str]) -> int:
     verb, rest = split(renamed(arguments))
     try:
         command = importlib.import_module(f"benchmarks.commands.{verb}")
-        return int(command.main(rest))
+        code = int(command.main(rest))
+        sys.stdout.flush()
+        return code
     except UserError as error:
-        if os.environ.get("RANK", "0") == "0":  # of several processes, one says so
-            print(f"run_benchmark.py: {error}", file=sys.stderr)
-        return 2
+        return said(str(error))
+    except OSError as error:
+        if error.filename is None and error.errno in (errno.ENOSPC, errno.EPIPE):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python tries to flush once more
+        place = f"{error.filename}: " if error.filename else ""
+        return said(f"{place}{error.strerror or error}; what was recorded before is kept")
+    except SystemExit as stop:
+        if isinstance(stop, Helped):
+            raise
+        return said(f"a plugin, method or reward called sys.exit({stop.code!r})")
     except KeyboardInterrupt:
         hint = "; the same command goes on from the last checkpoint" if verb in RESUMING else ""
         print(f"interrupted{hint}", file=sys.stderr)
         return 130
+
+
+def said(text: str) -> int:
+    """Print one line; of several processes, one does. The exit code of bad input."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"run_benchmark.py: {text}", file=sys.stderr)
+    return 2
 
 
 def split(arguments: list[str]) -> tuple[str, list[str]]:

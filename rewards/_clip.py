@@ -68,6 +68,7 @@ class ModelReward(Reward):
     preprocessing: ClassVar[Preprocessing] = OFFICIAL
 
     def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         cls.recorded = str(cls.preprocessing)
 
     def __init__(self, device: Any, *, dtype: Any = None) -> None:

@@ -84,25 +84,26 @@ def resolve(
     configs = {name: method_config(name, preset, *layers) for name, layers in methods.items()}
     for seed in seeds:
         for name, (config, own) in configs.items():
-            cells.append(
-                Spec(
-                    method=name,
-                    config=config,
-                    task=prompts,
-                    reward=reward,
-                    backbone=backbone,
-                    seed=seed,
-                    budget=own_budget,
-                    evaluation=preset.evaluation,
-                    rank=rank,
-                    precision=precision or default_precision(),
-                    keep=keep,
-                    compile=compile,
-                    placebo=placebo,
-                    evaluate_at=fractions(budget_factor),
-                    sources=sources | {f"config.{key}": where for key, where in own.items()},
-                )
-            )
+            values = {
+                "method": name,
+                "config": config,
+                "task": prompts,
+                "reward": reward,
+                "backbone": backbone,
+                "seed": seed,
+                "budget": own_budget,
+                "evaluation": preset.evaluation,
+                "rank": rank,
+                "precision": precision or default_precision(),
+                "keep": keep,
+                "compile": compile,
+                "placebo": placebo,
+                "evaluate_at": fractions(budget_factor),
+                "sources": sources | {f"config.{key}": where for key, where in own.items()},
+            }
+            cells.append(Spec.made(values, f"{name}, seed {seed}"))
+    if not cells:
+        raise UserError("there is nothing to run: name at least one method and one seed")
     user = (reward, *(held_out or ())) if named is None else named
     refuse_code(code_files(cells), user, f"task {prompts.name}")
     for spec in cells:
@@ -162,7 +163,7 @@ def run_cells(
     """
     harness = Harness(out, track=track)
     done = list[Path]()
-    failed = dict[str, Exception]()
+    failed = dict[str, BaseException]()
     alike = len({(spec.method, spec.seed) for spec in cells}) < len(cells)  # by these alone
     for spec in sorted(cells, key=lambda spec: Cell(out, spec.description()).failed):
         name = f"{spec.method}, seed {spec.seed}"
@@ -171,7 +172,7 @@ def run_cells(
         with bar(name) as progress:
             try:
                 done.append(harness.run(spec, progress))
-            except Exception as error:  # noqa: BLE001 - in whatever way one fails, others go on
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - others go on
                 if processes() > 1 and not isinstance(error, UserError | NotFinite):
                     leave(f"{name} failed: {error}")
                 failed[name] = error
@@ -182,8 +183,10 @@ def run_cells(
     return done, {name: _line(error) for name, error in failed.items()}
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
+    if isinstance(error, SystemExit):
+        return f"it called sys.exit({error.code!r})"
     return lines[0] if lines else type(error).__name__
 
 

@@ -74,7 +74,7 @@ class Harness:
                 if self.device.type == "cuda":
                     torch.cuda.reset_peak_memory_stats(self.device)
                 Run(self, spec, cell, progress).train()
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 interrupt.check()
                 cell.fail(error)
                 raise

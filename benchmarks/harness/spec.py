@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import registry
-from benchmarks.api import EvaluationSettings, Task, UserError
+from benchmarks.api import EvaluationSettings, Index, Task, UserError, ZeroToOne
 from benchmarks.compute.budget import FRACTIONS, Budget
 from benchmarks.config import OLD_KEEP, RULES, KeepChoice, Precision, build, check_task, override
 
@@ -45,7 +45,7 @@ class Spec:
     """How much the cell may spend."""
     evaluation: EvaluationSettings
     """The preset's."""
-    rank: int = 4
+    rank: Index = 4
     """Of the LoRA matrices; 0: all weights are trained."""
     precision: Precision
     """Of the frozen weights."""
@@ -55,7 +55,7 @@ class Spec:
     """Whether the denoiser goes through ``torch.compile``."""
     placebo: bool = False
     """Whether the method is paid without meaning, see ``harness/placebo.py``."""
-    evaluate_at: tuple[float, ...] = FRACTIONS
+    evaluate_at: tuple[ZeroToOne, ...] = FRACTIONS
     """Shares of the budget, ascending, from 0 (the base model) to 1."""
     sources: Mapping[str, str] = field(default_factory=dict)
     """Where each value comes from, by dotted name; no part of the cell's identity."""
@@ -155,8 +155,16 @@ class Spec:
         if isinstance(values.get("method"), str):
             config = registry.methods.get(values["method"]).Config()
             values["config"] = override(config, values.get("config", {}), f"{where}: config")
+        return cls.made(values, where)
+
+    @classmethod
+    def made(cls, values: Mapping[str, Any], where: str) -> Spec:
+        """The cell with these values. Raises UserError for what cannot be one."""
         spec = build(cls, values, where)
         check_task(spec.task, f"{where}: prompts")
+        shares = spec.evaluate_at
+        if not shares or list(shares) != sorted(set(shares)) or (shares[0], shares[-1]) != (0, 1):
+            raise UserError(f"{where}: evaluate_at must ascend from 0 to 1, not {list(shares)}")
         return spec
 
 
