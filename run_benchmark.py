@@ -6,11 +6,11 @@ Each verb is a file of ``benchmarks/commands/``. Without a verb it is ``run``, a
 
 from __future__ import annotations
 
-import errno
 import importlib
 import itertools
 import os
 import sys
+from contextlib import suppress
 
 from benchmarks.api import UserError
 from benchmarks.cli import Helped, renamed
@@ -35,8 +35,6 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         return said(str(error))
     except OSError as error:
-        if error.filename is None and error.errno in (errno.ENOSPC, errno.EPIPE):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python tries to flush once more
         place = f"{error.filename}: " if error.filename else ""
         return said(f"{place}{error.strerror or error}; what was recorded before is kept")
     except SystemExit as stop:
@@ -76,4 +74,7 @@ if __name__ == "__main__":
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     interrupt.listen()
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    with suppress(OSError):  # a full disk, which was said; else Python tries to write once more
+        sys.stdout.close()
+    sys.exit(code)

@@ -183,7 +183,7 @@ class Reward(ABC):
 
     def __init_subclass__(cls) -> None:
         if "__call__" in vars(cls):
-            cls.__call__ = _one_per_picture(cls.__call__)  # type: ignore[method-assign]
+            cls.__call__ = _one_per_picture(cls.__call__)  # type: ignore[method-assign,assignment]
 
     @abstractmethod
     def __init__(self, device: Any) -> None: ...

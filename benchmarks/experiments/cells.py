@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -24,6 +25,7 @@ from benchmarks.harness.progress import bar
 from benchmarks.harness.spec import Spec
 from benchmarks.records import tracking
 from benchmarks.records.cell import Cell
+from benchmarks.records.state import DAMAGED, read_lines
 
 #: What ``torch.compile`` calls on a CPU; for a GPU it needs one of them too.
 COMPILERS = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++"]
@@ -143,13 +145,17 @@ def refuse_code(rewards: Iterable[str], named: Iterable[str], where: str) -> Non
 def announce(cells: Sequence[Spec], out: Path) -> None:
     """Write the file of each cell that is not begun, so that it can be run from there.
 
-    Raises UserError if ``out`` cannot be written.
+    What is wrong with the directory of one cell is said when that cell is run. Raises UserError if
+    ``out`` cannot be written.
     """
-    try:
-        for spec in cells:
-            Cell(out, spec.description(), {"sources": dict(spec.sources)}).announce()
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written ({error.strerror})") from error
+    for spec in cells:
+        cell = Cell(out, spec.description(), {"sources": dict(spec.sources)})
+        try:
+            cell.announce()
+        except (OSError, UserError) as error:
+            if not cell.path.is_dir():
+                reason = getattr(error, "strerror", None) or error
+                raise UserError(f"--out {out}: cannot be written ({reason})") from error
 
 
 def run_cells(
@@ -206,6 +212,8 @@ def run(
     """
     if isinstance(methods, str):
         raise UserError(f"methods must be a list: methods=[{methods!r}]")
+    if multiprocessing.parent_process() is not None:  # a reward's file is this very script
+        raise UserError("put what runs under: if __name__ == '__main__'")
     own = config or {}
     unknown = set(own) - set(methods)
     if unknown:
@@ -218,9 +226,12 @@ def run(
         raise RuntimeError("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
     rows = []
     for cell in done:
-        head = json.loads((cell / "cell.json").read_text())
-        for line in (cell / "evals.jsonl").read_text().splitlines():
-            record = json.loads(line)
-            record.pop("per_image")
-            rows.append({k: head[k] for k in ("method", "seed")} | record | record.pop("rewards"))
+        try:
+            head = json.loads((cell / "cell.json").read_text())
+            for record in read_lines(cell / "evals.jsonl"):
+                record.pop("per_image")
+                own = {k: head[k] for k in ("method", "seed")}
+                rows.append(own | record | record.pop("rewards"))
+        except DAMAGED as error:
+            raise UserError(f"{cell}: its records are damaged ({error}); remove it") from error
     return pd.DataFrame(rows)

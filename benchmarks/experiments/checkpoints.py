@@ -28,7 +28,7 @@ from benchmarks.experiments.cells import refuse_code
 from benchmarks.experiments.requests import Request
 from benchmarks.harness.evaluate import calibrate, evaluate, pictures
 from benchmarks.harness.spec import reported
-from benchmarks.records.cell import save_pictures, write_json
+from benchmarks.records.cell import refuse_links, save_pictures, write_json
 
 
 @dataclass(frozen=True)
@@ -195,6 +195,7 @@ def run(options: Request, folder: Path | None = None) -> Path:
         digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:8]
         folder = options.out / f"evaluate-{description['kind']}-{digest}"
     if not (folder / "evaluation.json").is_file():
+        refuse_links(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

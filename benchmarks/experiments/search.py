@@ -9,7 +9,6 @@ outward of that edge where a winner was, from its own space elsewhere.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from benchmarks.experiments.cells import announce, resolve
 from benchmarks.experiments.launch import Around, run_here_or_launched
 from benchmarks.harness.spec import Spec
 from benchmarks.records.cell import Cell
+from benchmarks.records.state import DAMAGED, read_lines
 from benchmarks.registry import hint
 from benchmarks.streams import Streams
 
@@ -279,17 +279,14 @@ def _done(
 
 def judge(trial: Trial, paths: Sequence[Path]) -> Judged:
     """Read the records of a trial's seeds."""
-    runs = [_evaluations(path) for path in paths]
-    scores = []
-    for lines in runs:
-        *_, last = (line for line in lines if line.get("kept", True))
-        scores.append(float(last["rewards"][trial.reward]))
-    every = [line.get("kept", True) for lines in runs for line in lines]
-    base = float(runs[0][0]["rewards"][trial.reward])
+    base, scores, every = 0.0, list[float](), list[bool]()
+    for path in reversed(paths):
+        try:
+            lines = [line for line in read_lines(path / "evals.jsonl") if line["split"] == "unseen"]
+            *_, last = (line for line in lines if line.get("kept", True))
+            scores.insert(0, float(last["rewards"][trial.reward]))
+            base = float(lines[0]["rewards"][trial.reward])
+            every += [line.get("kept", True) for line in lines]
+        except DAMAGED as error:
+            raise UserError(f"{path}: its records are damaged ({error}); remove it") from error
     return Judged(trial=trial, base=base, scores=tuple(scores), kept=sum(every) / len(every))
-
-
-def _evaluations(path: Path) -> list[dict[str, Any]]:
-    """Those of the unseen split, the base model's first."""
-    lines = (path / "evals.jsonl").read_text("utf-8").splitlines()
-    return [record for record in map(json.loads, lines) if record["split"] == "unseen"]

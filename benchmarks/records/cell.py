@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -75,14 +76,18 @@ class Cell:
 
     @by_first
     def announce(self) -> None:
-        """Write the cell's file unless it has begun; who runs it then finds all it needs there."""
+        """Write the cell's file unless it has begun; who runs it then finds all it needs there.
+
+        Raises UserError for a link in the cell's directory.
+        """
+        refuse_links(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         if not begun(self.path):
             write_json(self.path / "cell.json", {**self.description, **self.facts})
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Keep other runs off this cell; raises UserError if one has it."""
+        """Keep other runs off this cell; raises UserError if one has it, or for a link in it."""
         from_first(self._claim)
         try:
             yield
@@ -93,13 +98,22 @@ class Cell:
                 self._lock.close()
 
     def _claim(self) -> None:
+        refuse_links(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.path / "lock").open("w")
+        if (self.path / "lock").is_dir():
+            raise UserError(f"{self.path / 'lock'} is a folder; remove it")
+        self._lock = (self.path / "lock").open("a")
         for attempt in range(5):  # ``status`` holds the lock for a moment
             try:
                 return fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 time.sleep(0.05 * attempt)
+            except OSError as error:  # ENOSYS, ENOLCK: some file systems of clusters
+                _say_once(
+                    f"{self.path.parent}: its file system has no locks ({error.strerror}), so take "
+                    "care yourself that no cell is run twice at once"
+                )
+                return None
         self._lock.close()
         raise UserError(f"{self.path} is being run by another process")
 
@@ -191,10 +205,29 @@ class Cell:
             write_json(self.path / "failed.json", record)
 
 
+@functools.cache
+def _say_once(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def refuse_links(folder: Path) -> None:
+    """Raises UserError if a folder that is to be written is a link, or there is one in it.
+
+    So nothing outside of the directory of runs is ever written or removed.
+    """
+    for place, folders, files in os.walk(folder):
+        for name in (".", *folders, *files):
+            path = Path(place) / name
+            if path.is_symlink():
+                raise UserError(f"{path} is a link; remove it: only files within --out are written")
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write atomically."""
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value, indent=1, default=str) + "\n", encoding="utf-8")
+    temporary.unlink(missing_ok=True)
+    with temporary.open("x", encoding="utf-8") as file:
+        file.write(json.dumps(value, indent=1, default=str) + "\n")
     temporary.replace(path)
 
 

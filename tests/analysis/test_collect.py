@@ -28,7 +28,10 @@ def test_foreign_records_and_directories_are_reported(tmp_path: Path) -> None:
     after = collect(tmp_path)
     same(before, after)
     text = "\n".join(map(str, after.notes))
-    assert "foreign: ddpo-animals-s0-0: a record of evals.jsonl without 'split'" in text
+    assert (
+        "foreign: ddpo-animals-s0-0: a record of evals.jsonl was left out (KeyError: 'split')"
+        in text
+    )
     assert "foreign: other: records without cell.json" in text
     assert "failed: alien: foreign: cell.json has no method" in text
     assert "failed: list" in text and "failed: garbage" in text
