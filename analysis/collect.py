@@ -25,6 +25,7 @@ from analysis.records import (
     Note,
     ReportError,
     natural,
+    number,
     read_evals,
     read_json,
     read_lines,
@@ -271,17 +272,16 @@ def _is(value: Any, kind: type) -> bool:
 
 def _check_evaluation(info: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
     """Raises ReportError, or what ``collect`` catches, for records that are not an evaluation's."""
-    names = [str(name) for name in info["reported"]]
-    kinds = [info["kind"], info["backbone"], *(info["units"][name] for name in names)]
-    if not all(_is(word, str) for word in kinds):
-        raise ReportError("damaged: evaluation.json has no kind, backbone or units")
-    for checkpoint in info["checkpoints"]:
-        _ = checkpoint.get("method"), Path(checkpoint["path"])
+    words = [info["kind"], info["backbone"], info["reward"]]
+    words += [checkpoint["path"] for checkpoint in info["checkpoints"]]
     for row in rows:
-        whole = {"split": row["split"], "name": row["name"], "candidate": int(row["candidate"])}
-        values = [row["rewards"][name] for name in names] + [row[name] for name in MEASURES]
-        if not _is(whole["split"], str) or not all(_is(value, float) for value in values):
-            raise ReportError(f"damaged: evals.jsonl has {row!r:.60}")
+        words += [row["split"], row["name"], *(info["units"][name] for name in row["rewards"])]
+        found = [row["candidate"], *row["part"], *row["coefficients"]]
+        found += [row["rewards"][name] for name in rows[0]["rewards"]]
+        _ = list(map(number, found + [row[name] for name in MEASURES]))
+        _ = [picture["prompt"] for picture in row["per_image"]]
+    if not all(type(word) is str for word in words):
+        raise ReportError("damaged: the evaluation has something else where text should be")
 
 
 def _key(info: Mapping[str, Any], any_amount: bool) -> str:

@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self
 
+from benchmarks import content
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -191,6 +193,18 @@ class Reward(ABC):
     @abstractmethod
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """``images`` (B, 3, H, W) in [0, 1] and B prompts to rewards (B,)."""
+
+    @classmethod
+    def content(cls) -> str:
+        """A digest of the code and weights that its values depend on and no name says, or ''.
+
+        Part of a cell's identity, see ``benchmarks.content``.
+        """
+        return content.code(cls)
+
+    def cut(self, prompts: Sequence[str]) -> dict[str, str]:
+        """The prompts that it does not read to their end, and what it reads of them."""
+        return {}
 
     def calibrate(self, images: Tensor, prompts: Sequence[str]) -> dict[str, Any]:
         """Set whatever depends on the base model. ``images`` are its pictures of the ``prompts``.

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from benchmarks import registry
+from benchmarks import content, registry
 from benchmarks.api import Count, EvaluationSettings, Preset, Task, UserError, Within
 from benchmarks.registry import hint
 
@@ -184,6 +184,21 @@ def _read_preset(path: Path) -> Preset:
         evaluation=evaluation,
         methods=methods,
     )
+
+
+def backbone_content(backbone: str) -> str:
+    """A digest of what a backbone's name does not say of its weights, or ''.
+
+    Of a folder its files; of a name or file of the user's own also which hub id or code it means. A
+    hub id is what its name says, best with ``@`` and a commit.
+    """
+    model: Any = load_preset(backbone).model
+    if not isinstance(model, str):
+        return content.code(model)
+    if Path(model).is_dir():
+        return content.model_folder(Path(model))
+    ours = registry.backbones.origins.get(backbone, "").startswith("benchmarks/")
+    return "" if ours or model == backbone else model
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

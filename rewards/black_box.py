@@ -9,7 +9,6 @@ process of its own, so that it can be stopped: it has 60 seconds for each batch,
 from __future__ import annotations
 
 import ast
-import hashlib
 import importlib.util
 import multiprocessing
 import signal
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from PIL import Image
 
-from rewards import Reward, UserError, register_reward, torch
+from rewards import Reward, UserError, content, register_reward, torch
 from rewards._check import check, eight_bit
 
 if TYPE_CHECKING:
@@ -149,8 +148,8 @@ def black_box(name: str) -> type[BlackBox] | None:
     if function not in defined:
         known = ", ".join(sorted(defined)) or "nothing"
         raise UserError(f"--reward {name}: {place} does not define {function!r}, but {known}")
-    digest = hashlib.sha256(source).hexdigest()[:16]
-    values = {"path": path.resolve(), "function": function, "recorded": f"sha256 {digest}"}
+    recorded = f"sha256 {content.python_file(path)}"  # with the neighbours that it imports
+    values = {"path": path.resolve(), "function": function, "recorded": recorded}
     return type("BlackBox", (BlackBox,), values | {"reference": f"function {function} of {place}"})
 
 
