@@ -6,6 +6,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from benchmarks.distributed import process
+
 #: So many lines at most about the prompts that one reader cuts.
 SAID = 5
 _said: set[tuple[str, str]] = set()
@@ -34,10 +36,10 @@ def warned(readers: Mapping[str, Reader], prompts: Sequence[str]) -> dict[str, d
     for name, left in found.items():
         new = [prompt for prompt in left if (name, prompt) not in _said]
         _said.update((name, prompt) for prompt in new)
-        for prompt in new[:SAID]:
-            print(_line(name, prompt, left, prompts), file=sys.stderr, flush=True)
-        if len(new) > SAID:
-            print(f"and {len(new) - SAID} prompts more that {name} cuts", file=sys.stderr)
+        lines = [_line(name, prompt, left, prompts) for prompt in new[:SAID]]
+        lines += [f"and {len(new) - SAID} prompts more that {name} cuts"] * (len(new) > SAID)
+        if process() == 0:
+            print("\n".join(lines), end="\n" * bool(lines), file=sys.stderr, flush=True)
     return found
 
 

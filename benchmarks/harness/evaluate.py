@@ -67,7 +67,7 @@ def calibrate(
 
 
 def _mean(values: Tensor) -> float:
-    """Without those that are not finite: such a picture counts as an average one. NaN if all are."""
+    """Of those that are finite: another picture counts as an average one. NaN if none is."""
     return float(values[values.isfinite()].mean())
 
 
