@@ -110,13 +110,18 @@ def test_wandb_has_every_evaluation_in_its_offline_file(tmp_path: Path, monkeypa
     from wandb.proto import wandb_internal_pb2
 
     (file,) = tmp_path.rglob("*.wandb")
-    content, place, rows = file.read_bytes(), 7, []
-    while place + 7 < len(content):  # LevelDB's log, of one block: checksum, length, type, data
-        length = int.from_bytes(content[place + 4 : place + 6], "little")
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(content[place + 7 : place + 7 + length])
+    content, place, whole, rows = file.read_bytes(), 7, b"", []
+    while place + 7 < len(content):  # LevelDB's log: blocks of checksum, length, type, data
+        if 32768 - place % 32768 < 7:
+            place += 32768 - place % 32768
+        length, kind = int.from_bytes(content[place + 4 : place + 6], "little"), content[place + 6]
+        whole += content[place + 7 : place + 7 + length]
         place += 7 + length
-        items = record.history.item
+        if kind not in (1, 4):  # the first or a middle part of a record
+            continue
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(whole)
+        whole, items = b"", record.history.item
         rows.append({"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in items})
     found = {row["optimizer_step"]: row["unseen/jpeg"] for row in rows if "unseen/jpeg" in row}
     assert found == {0: 0.0, 1: 1.0}
