@@ -146,7 +146,7 @@ class Cell:
             return state
         write_json(self.path / "cell.json", {**self.description, **self.facts})
         for child in self.path.iterdir():
-            if child.is_dir():
+            if child.is_dir() and not child.is_symlink():
                 shutil.rmtree(child)
             elif child.name not in ("cell.json", "lock"):
                 child.unlink()
@@ -211,14 +211,15 @@ def _say_once(text: str) -> None:
 
 
 def refuse_links(folder: Path) -> None:
-    """Raises UserError if a folder that is to be written is a link, or there is one in it.
+    """Raises UserError if a folder that is to be written is a link, or one in it leads outside.
 
     So nothing outside of the directory of runs is ever written or removed.
     """
+    top = folder.parent.resolve() / folder.name
     for place, folders, files in os.walk(folder):
         for name in (".", *folders, *files):
             path = Path(place) / name
-            if path.is_symlink():
+            if path.is_symlink() and not (path.resolve().is_relative_to(top) and path.exists()):
                 raise UserError(f"{path} is a link; remove it: only files within --out are written")
 
 
