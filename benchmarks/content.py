@@ -32,6 +32,8 @@ TYPED_IN = f"typed in, process {os.getpid()} at {time.time_ns()}"
 def code(cls: Any) -> str:
     """The digest of the files that define a class and its foreign bases; empty for our own."""
     files: set[Path] = set()
+    while isinstance(cls, functools.partial):
+        cls = cls.func
     for base in cls.__mro__ if isinstance(cls, type) else (cls,):
         module = base.__module__
         top = module.partition(".")[0]

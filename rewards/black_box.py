@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TIMEOUT = 60.0  # seconds for a batch, and for starting
-PROCESS = "function reward"
+PROCESS = "function reward"  # ``benchmarks.run`` refuses to run in it
 
 
 class BlackBox(Reward):

@@ -23,7 +23,7 @@ from torch import Tensor
 from benchmarks.api import UserError
 from benchmarks.distributed import from_first, process
 from benchmarks.records import checkpoint, tracking
-from benchmarks.records.state import begun
+from benchmarks.records.state import DAMAGED, begun
 
 RECORDS = ("steps", "evals")
 Write = TypeVar("Write", bound=Callable[..., None])
@@ -133,11 +133,11 @@ class Cell:
         for path in reversed(self._checkpoints()):
             try:
                 state: dict[str, Any] = checkpoint.load(path)
-            except checkpoint.Unreadable:
+                lost = any(size > self._size(name) for name, size in state["records"].items())
+            except (checkpoint.Unreadable, *DAMAGED):
+                lost = True
+            if lost:  # it, or records that it had counted on
                 path.unlink()
-                continue
-            if any(size > self._size(name) for name, size in state["records"].items()):
-                path.unlink()  # records that it had counted on are lost
                 continue
             for name, size in state["records"].items():
                 with (self.path / f"{name}.jsonl").open("a") as file:
