@@ -36,6 +36,7 @@ def test_prompts_that_become_one_are_named_once(capsys: pytest.CaptureFixture[st
 def test_an_evaluation_records_them(tiny_folder: Path, tmp_path: Path, capsys):
     arguments = ["evaluate", "--backbone", str(tiny_folder), "--prompts", LONG, "--images", "1"]
     arguments += ["--reward", "colourfulness", "--held-out", "--out", str(tmp_path)]
+    arguments += ["--task", str(tiny_folder / "few.toml")]
     assert run_benchmark.main(arguments) == 0
     assert "is too long: the model reads only" in capsys.readouterr().err
     (file,) = tmp_path.glob("*/cut_prompts.json")
