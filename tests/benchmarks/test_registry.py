@@ -64,7 +64,7 @@ def test_an_installed_package_adds_a_method(tiny_folder: Path, tmp_path: Path):
     assert "A method from another package. [third-party 1]" in listed
     assert "broken: third-party 1 (broken_plugin): ImportError: its library is missing" in listed
     out = tmp_path / "runs"
-    few = ["--backbone", str(tiny_folder), "--task", str(tiny_folder / "few.toml")]
+    few = ["--backbone", str(tiny_folder / "quick.toml"), "--task", str(tiny_folder / "few.toml")]
     small = ["--theirs.batch-size", "2", "--budget", "steps=1"]
     done = command("--methods", "theirs", *few, *small, "--out", str(out), PYTHONPATH=str(site))
     assert done.returncode == 0 and "theirs" in done.stdout, done.stderr

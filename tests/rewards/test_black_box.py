@@ -142,7 +142,12 @@ def test_a_changed_file_is_another_cell(file: Path) -> None:
 def test_a_method_without_gradients_runs_with_it(file: Path, tiny_folder: Path) -> None:
     out = file.parent / "runs"
     arguments = ["--methods", "ddpo", "--reward", f"{file}:red", "--budget", "steps=1"]
-    arguments += ["--backbone", str(tiny_folder), "--task", str(tiny_folder / "few.toml")]
+    arguments += [
+        "--backbone",
+        str(tiny_folder / "quick.toml"),
+        "--task",
+        str(tiny_folder / "few.toml"),
+    ]
     arguments += [
         "--ddpo.samples-per-round",
         "4",

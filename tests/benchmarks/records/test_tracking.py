@@ -21,7 +21,14 @@ DESCRIPTION = {"method": "refl", "reward": "jpeg", "seed": 0}
 
 def test_tensorboard_holds_the_records_and_pictures(tiny_folder: Path, tmp_path, monkeypatch):
     monkeypatch.setattr(analysis.report, "write_report", lambda out: "")
-    arguments = ["--methods", "refl", "--backbone", str(tiny_folder), "--out", str(tmp_path)]
+    arguments = [
+        "--methods",
+        "refl",
+        "--backbone",
+        str(tiny_folder / "quick.toml"),
+        "--out",
+        str(tmp_path),
+    ]
     arguments += ["--task", str(tiny_folder / "few.toml"), "--budget", "steps=2"]
     arguments += ["--refl.sampling-steps", "2", "--refl.earliest", "0", "--refl.latest", "1"]
     assert run_benchmark.main([*arguments, "--track", "tensorboard"]) == 0
