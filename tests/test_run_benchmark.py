@@ -173,3 +173,20 @@ def test_one_grammar_and_the_spellings_of_before(typed: list[str], verb: str, re
 def test_every_verb_is_a_file_and_every_file_a_verb():
     folder = Path(run_benchmark.__file__).parent / "benchmarks" / "commands"
     assert {path.stem for path in folder.glob("[!_]*.py")} == set(run_benchmark.VERBS)
+
+
+def test_a_full_disk_behind_the_output_is_one_line():
+    """And not exit code 120 without a word."""
+    command = [sys.executable, run_benchmark.__file__, "list", "tasks"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("run_benchmark.py: No space left on device") and (
+        done.stderr.count("\n") == 1
+    )
+
+
+def test_somebody_elses_exit_is_no_success(monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr(plan, "of_methods", lambda options: sys.exit(0))
+    assert run_benchmark.main(["plan"]) == 2
+    assert "called sys.exit(0)" in capsys.readouterr().err

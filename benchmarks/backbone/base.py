@@ -29,6 +29,7 @@ from benchmarks.backbone import kernels
 from benchmarks.backbone.checkpointing import recompute_blocks, repeated
 from benchmarks.backbone.fp16_range import HALF, GradientRange
 from benchmarks.compute.ledger import Ledger, Part, Pass
+from benchmarks.cut_prompts import cut
 
 #: The file of a LoRA checkpoint, by the name that diffusers' pipelines look for.
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -156,6 +157,17 @@ class BaseBackbone(ABC):
         self.ledger.block_recompute = frozenset(
             part for part, module in parts.items() if recompute_blocks(module, keep == "blocks")
         )
+
+    def tokenizers(self) -> list[Any]:
+        """Those of the text encoders; none where prompts of any length are read."""
+        return []
+
+    def cut(self, prompts: Sequence[str]) -> dict[str, str]:
+        """The prompts that the text encoders do not read to their end, and what they read."""
+        found: dict[str, str] = {}
+        for tokenizer in self.tokenizers():
+            found |= cut(tokenizer, prompts, tokenizer.model_max_length)
+        return found
 
     def encode(self, prompts: Sequence[str]) -> Condition:
         """The conditioning of B prompts; each distinct prompt is encoded once."""

@@ -74,6 +74,10 @@ class StableDiffusion(BaseBackbone):
             return noisy, self.scheduler.get_velocity(latents, noise, steps)
         return noisy, noise
 
+    def tokenizers(self) -> list[Any]:
+        """CLIP's."""
+        return [self.tokenizer]
+
     def conditions(self, prompts: Sequence[str]) -> Condition:
         """The text encoder's hidden states, (B, length, width)."""
         tokens = self.tokenizer(

@@ -71,6 +71,14 @@ class ClaimsTooMuch(RWR):
     needs = frozenset({"reward_grad"})
 
 
+class DividesByItsMicroBatch(ReFL):
+    def backward(self, step, chosen, part, prompts):
+        found = super().backward(step, chosen, part, prompts)
+        for parameter in self.optimizer.parameters:
+            parameter.grad *= len(part)
+        return found
+
+
 class NotFinite(ReFL):
     def step(self, step: int) -> StepResult:
         return StepResult(reward=float("nan"), loss=0.0, grad_norm=0.0)
@@ -166,6 +174,7 @@ class HasAFieldThatTomlCannotSay(ReFL):
         (InheritsNothing, "two_steps_are_finite", "let Config inherit Batch"),
         (GoesBehindTheBack, "ledger_equals_spy", "call the module"),
         (HidesItsNeeds, "needs_are_honest", "add 'reward_grad'"),
+        (DividesByItsMicroBatch, "micro_batches_change_memory_only", "micro-batches of 2 give"),
         (ClaimsTooMuch, "needs_are_honest", "needs should say 'reward'"),
     ],
 )
