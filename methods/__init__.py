@@ -1,16 +1,25 @@
 """Methods: one readable file each. All that a method needs is imported from here.
 
 ``register_method`` makes one known to the registry, ``method_variant`` a configuration of it.
+``Count``, ``Positive`` and the like are the types of a Config's numbers, and say what they may be.
 """
 
 from benchmarks.api import (
     AdamW,
     Batch,
     Context,
+    Count,
+    Finite,
+    Index,
     Method,
+    NotNegative,
+    Positive,
     Sampling,
+    Share,
     StepResult,
     UserError,
+    Within,
+    ZeroToOne,
 )
 from benchmarks.distributed import gather, micro_batches, share, total
 from benchmarks.lazy import torch
@@ -21,11 +30,19 @@ __all__ = [
     "AdamW",
     "Batch",
     "Context",
+    "Count",
+    "Finite",
+    "Index",
     "Method",
+    "NotNegative",
     "Optimizer",
+    "Positive",
     "Sampling",
+    "Share",
     "StepResult",
     "UserError",
+    "Within",
+    "ZeroToOne",
     "gather",
     "method_variant",
     "micro_batches",

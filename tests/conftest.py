@@ -140,9 +140,15 @@ def tiny_pipeline(seed: int = 0) -> StableDiffusionPipeline:
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny pipeline as a diffusers folder, and a task of few prompts, ``few.toml``."""
+    """The tiny pipeline as a diffusers folder, and a task of few prompts, ``few.toml``.
+
+    ``quick.toml`` is the same model, evaluated with two sampling steps.
+    """
     folder = tmp_path_factory.mktemp("tiny")
     tiny_pipeline().save_pretrained(folder)
+    (folder / "quick.toml").write_text(
+        f'model = "{folder}"\nlike = "emoji"\n[evaluation]\nsampling_steps = 2\n'
+    )
     (folder / "few.toml").write_text(
         'train = ["cat", "dog", "horse", "monkey"]\nunseen = ["snail", "cheetah"]\n'
         'held_out = ["alignment"]\n'

@@ -28,10 +28,14 @@ from benchmarks.api import Condition, Keep, Sampler, Trajectory, UserError
 from benchmarks.backbone import kernels
 from benchmarks.backbone.checkpointing import recompute_blocks, repeated
 from benchmarks.backbone.fp16_range import HALF, GradientRange
-from benchmarks.compute.ledger import Ledger, Part
+from benchmarks.compute.ledger import Ledger, Part, Pass
+from benchmarks.cut_prompts import cut
 
 #: The file of a LoRA checkpoint, by the name that diffusers' pipelines look for.
 LORA_FILE = "pytorch_lora_weights.safetensors"
+
+#: The ledger's prices by the structure of the model.
+_prices: dict[str, dict[Pass, float]] = {}
 
 
 class BaseBackbone(ABC):
@@ -160,6 +164,17 @@ class BaseBackbone(ABC):
         self.ledger.block_recompute = frozenset(
             part for part, module in parts.items() if recompute_blocks(module, keep == "blocks")
         )
+
+    def tokenizers(self) -> list[Any]:
+        """Those of the text encoders; none where prompts of any length are read."""
+        return []
+
+    def cut(self, prompts: Sequence[str]) -> dict[str, str]:
+        """The prompts that the text encoders do not read to their end, and what they read."""
+        found: dict[str, str] = {}
+        for tokenizer in self.tokenizers():
+            found |= cut(tokenizer, prompts, tokenizer.model_max_length)
+        return found
 
     def encode(self, prompts: Sequence[str]) -> Condition:
         """The conditioning of B prompts; each distinct prompt is encoded once."""
@@ -320,8 +335,21 @@ class BaseBackbone(ABC):
         return (decoded / 2 + 0.5).clamp(0, 1)
 
     def price(self) -> None:
-        """Measure what one sample's passes cost, for the ledger, whatever is kept."""
+        """Tell the ledger what one sample's passes cost, whatever is kept.
+
+        Measured once for all models of one structure, as the cells of a comparison have.
+        """
         condition = self.encode([""])
+        shapes = [self.latent_shape, *(tuple(part.shape) for part in condition)]
+        parts = [(str(m), str(getattr(m, "config", ""))) for m in (self.denoiser, self.autoencoder)]
+        structure = str((type(self), self.dtype, shapes, parts))
+        if structure not in _prices:
+            self._measure_prices(condition)
+            prices = self.ledger.prices.items()
+            _prices[structure] = {kind: price for kind, price in prices if kind.part != "reward"}
+        self.ledger.prices |= _prices[structure]
+
+    def _measure_prices(self, condition: Condition) -> None:
         zero = torch.zeros(1, dtype=torch.long, device=self.device)
         latents = torch.zeros(1, *self.latent_shape, device=self.device)
 

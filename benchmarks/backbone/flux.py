@@ -13,6 +13,7 @@ from torch import Tensor
 from benchmarks.api import Condition
 from benchmarks.backbone.flow import FlowBackbone
 from benchmarks.backbone.pipeline import supported
+from benchmarks.cut_prompts import cut
 
 
 class Flux(FlowBackbone):
@@ -61,6 +62,10 @@ class Flux(FlowBackbone):
     def spacing(self, steps: int) -> dict[str, Any]:
         """Evenly down to 1 / steps, before the shift."""
         return {"sigmas": np.linspace(1.0, 1 / steps, steps)}
+
+    def cut(self, prompts: Sequence[str]) -> dict[str, str]:
+        """By T5; of CLIP only the pooled text is used."""
+        return cut(self.pipeline.tokenizer_2, prompts, self.text_length)
 
     def conditions(self, prompts: Sequence[str]) -> Condition:
         """Text (B, length, width) and pooled text (B, width)."""

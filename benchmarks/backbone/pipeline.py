@@ -115,6 +115,10 @@ class PipelineBackbone(BaseBackbone):
                     "or two, or give the backbone's TOML file a resolution = [512, 512]"
                 )
 
+    def tokenizers(self) -> list[Any]:
+        """CLIP's."""
+        return [self.pipeline.tokenizer]
+
     def pixels(self, latents: Tensor) -> Tensor:
         """One pass of the decoder."""
         decoded: Tensor = self.vae.decode(self.unscaled(latents).to(self.vae.dtype)).sample

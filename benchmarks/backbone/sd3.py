@@ -10,6 +10,7 @@ from torch import Tensor
 from benchmarks.api import Condition, UserError
 from benchmarks.backbone.flow import FlowBackbone
 from benchmarks.backbone.pipeline import supported
+from benchmarks.cut_prompts import cut
 
 
 class StableDiffusion3(FlowBackbone):
@@ -58,6 +59,11 @@ class StableDiffusion3(FlowBackbone):
                 f"positions, {most} x {most}; give the backbone a smaller resolution"
             )
         return height, width
+
+    def cut(self, prompts: Sequence[str]) -> dict[str, str]:
+        """T5 reads on where CLIP stops."""
+        t5 = self.pipeline.tokenizer_3
+        return cut(t5, prompts, self.text_length) if t5 else super().cut(prompts)
 
     def conditions(self, prompts: Sequence[str]) -> Condition:
         """Text (B, length, width) and pooled text (B, width)."""
