@@ -358,7 +358,8 @@ class Backbone(Protocol):
         """The denoiser's output (B, C, h, w) with classifier-free guidance.
 
         ``timestep`` is one for all or one per sample. A ``guidance`` of 1 or less means none, and
-        one evaluation per sample instead of two. ``recompute=False`` says that the backward pass
+        one evaluation per sample instead of two; where a family's denoiser takes guidance as an
+        input it is always one. ``recompute=False`` says that the backward pass
         follows at once, so that repeating the whole forward pass would save no memory.
         """
 

@@ -36,6 +36,8 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("[!.]*/README.
 PAGES += [*ROOT.glob("docs/*.md"), *ROOT.glob("docs/how-to/*.md"), *ROOT.glob("benchmarks/*.md")]
 PAGES = sorted({page.relative_to(ROOT).as_posix() for page in PAGES})
 TUTORIAL = "docs/tutorial.md"
+#: Backbones that the tiny model stands for.
+LARGE = ("sd15", "sdxl", "sd35-medium", "flux-dev")
 
 
 def blocks(page: str) -> list[tuple[str, str]]:
@@ -62,7 +64,7 @@ def tiny(arguments: list[str], folder: Path) -> list[str]:
             groups[name] = [value] if value else []
         else:
             groups[list(groups)[-1]].append(word)
-    if groups.get("--backbone", ["sd15"]) == ["sd15"]:
+    if groups.get("--backbone", ["sd15"])[0] in LARGE:
         groups["--backbone"] = [str(folder / "quick.toml")]
     groups.setdefault("--task", [str(folder / "few.toml")])
     groups |= {"--budget": ["steps=1"], "--seeds": ["0"]}
@@ -96,7 +98,7 @@ def command(words: list[str], folder: Path, compare: bool, monkeypatch: pytest.M
     if verb == "plan":
         assert cli(plan.Options, args=rest)
         if compare:
-            small = [str(folder) if word == "sd15" else word for word in rest]
+            small = [str(folder) if word in LARGE else word for word in rest]
             assert run_benchmark.main(["plan", *small]) == 0
     elif verb == "evaluate" and not compare:
         assert evaluate.parse(rest).checkpoints

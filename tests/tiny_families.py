@@ -20,6 +20,9 @@ from transformers import (
     T5TokenizerFast,
 )
 
+from benchmarks.backbone.flux import Flux
+from benchmarks.backbone.sd3 import StableDiffusion3
+
 
 def tiny_t5() -> tuple[T5EncoderModel, T5TokenizerFast]:
     """A random T5 with a token per letter, 16 numbers per token."""
@@ -120,7 +123,10 @@ PROMPTS = ["a cat", "dog"]
 def drawn(pipeline: Any, noise: torch.Tensor, steps: int = 4, guidance: float = 2.5) -> Any:
     """The pipeline's own pictures of ``PROMPTS``; FLUX packs its noise."""
     pipeline.set_progress_bar_config(disable=True)
-    sides = {"height": 2 * noise.shape[2], "width": 2 * noise.shape[3]}
+    more = {"height": 2 * noise.shape[2], "width": 2 * noise.shape[3]}
+    for cls, kind in ((StableDiffusion3, StableDiffusion3Pipeline), (Flux, FluxPipeline)):
+        if isinstance(pipeline, kind):
+            more["max_sequence_length"] = cls.text_length
     if isinstance(pipeline, FluxPipeline):
         noise = pipeline._pack_latents(noise, *noise.shape)
     return pipeline(
@@ -129,5 +135,5 @@ def drawn(pipeline: Any, noise: torch.Tensor, steps: int = 4, guidance: float = 
         guidance_scale=guidance,
         latents=noise,
         output_type="pt",
-        **sides,
+        **more,
     ).images

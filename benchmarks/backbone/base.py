@@ -54,6 +54,8 @@ class BaseBackbone(ABC):
     #: Ends of the names of the layers that get LoRA matrices: by default the attention projections
     #: (paper, section 4).
     targets: ClassVar[Sequence[str]] = ("to_q", "to_k", "to_v", "to_out.0")
+    #: Whether guidance takes a second pass, without the prompt; else the denoiser is told of it.
+    two_passes: bool = True
 
     def __init__(
         self,
@@ -215,14 +217,18 @@ class BaseBackbone(ABC):
         guidance: float,
     ) -> Tensor:
         timesteps = torch.tensor(timestep, device=self.device).expand(len(latents))
-        if guidance <= 1:
-            return self._denoised(latents, timesteps, condition)
+        if guidance <= 1 or not self.two_passes:
+            return self._denoised(latents, timesteps, self.told(condition, guidance))
         without, conditioned = self._denoised(
             torch.cat([latents, latents]),
             torch.cat([timesteps, timesteps]),
             self._with_empty(condition),
         ).chunk(2)
         return without + guidance * (conditioned - without)
+
+    def told(self, condition: Condition, guidance: float) -> Condition:
+        """The conditioning of one pass with its guidance scale, for a denoiser that is told."""
+        return condition
 
     def _with_empty(self, condition: Condition) -> Condition:
         """The empty prompt's conditioning before that of B prompts: 2B rows.

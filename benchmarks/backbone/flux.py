@@ -26,6 +26,7 @@ class Flux(FlowBackbone):
     """
 
     component = "transformer"
+    two_passes = False
     pipeline_class = "FluxPipeline"
     parts: ClassVar = {
         "transformer": "FluxTransformer2DModel",
@@ -79,16 +80,10 @@ class Flux(FlowBackbone):
         config = self.pipeline.transformer.config
         return [(self.text_length, config.joint_attention_dim), (config.pooled_projection_dim,)]
 
-    def _guided(
-        self,
-        latents: Tensor,
-        timestep: float | Sequence[float],
-        condition: Condition,
-        guidance: float,
-    ) -> Tensor:
-        timesteps = torch.tensor(timestep, device=self.device).expand(len(latents))
-        scale = torch.full((len(latents),), guidance, device=self.device)
-        return self._denoised(latents, timesteps, (*condition, scale))
+    def told(self, condition: Condition, guidance: float) -> Condition:
+        """The conditioning and the guidance scale (B,)."""
+        scale = torch.full((len(condition[0]),), guidance, device=self.device)
+        return (*condition, scale)
 
     def denoise(self, latents: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
         """One pass of the transformer; without a guidance scale in ``condition`` it is 1."""

@@ -41,7 +41,7 @@ class DryRun(BaseBackbone):
     component = "denoiser"
 
     def __init__(self, model: MetaModel, keep: Keep, costs: Costs | None = None) -> None:
-        self.model = model
+        self.model, self.two_passes = model, model.backbone.two_passes
         self.condition_shapes = costs.conditions if costs else [(1,)]
         latents = model.backbone.latent_shape if costs else (1, 1, 1)
         image = costs.image if costs else (3, 1, 1)

@@ -228,3 +228,25 @@ def test_a_range_is_inherited_and_holds_in_lists():
         with pytest.raises(UserError, match=r"x: \w+ must be"):
             config.override(Undeclared(), values, "x")
     assert config.override(Undeclared(), {"free": float("inf")}, "x").free == float("inf")
+
+
+def test_what_a_preset_says_of_every_method_lies_under_what_it_says_of_one(tmp_path: Path):
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        'model = "owner/name"\nlike = "emoji"\nresolution = [64, 96]\n'
+        "[every]\nguidance = 4.0\nmicro_batch = 2\n[ddpo]\nguidance = 5.0\n"
+    )
+    preset = config.load_preset(str(path))
+    assert preset.resolution == (64, 96)
+    found, sources = config.method_config("ddpo", preset)
+    assert (found.guidance, found.micro_batch) == (5.0, 16)  # emoji has a micro-batch of its own
+    assert sources["guidance"] == "preset mine, table ddpo"
+    found, sources = config.method_config("alignprop", preset)
+    assert found.guidance == 3.0 and sources["guidance"] == "preset mine, table alignprop"
+    assert config.backbone_content(str(path)) == "owner/name [64, 96]"
+    path.write_text('model = "owner/name"\nlike = "emoji"\nresolution = [64, 0]\n')
+    with pytest.raises(UserError, match="resolution must be"):
+        config.load_preset(str(path))
+    path.write_text('model = "owner/name"\nlike = "emoji"\n[every]\nguidence = 4.0\n')
+    with pytest.raises(UserError, match="table every: unknown key 'guidence'"):
+        config.method_config("ddpo", config.load_preset(str(path)))

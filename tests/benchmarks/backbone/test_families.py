@@ -1,5 +1,6 @@
 """Every family draws its pipeline's pictures, trains by every method, and gives its LoRA back."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ import run_benchmark
 from benchmarks import registry
 from benchmarks.backbone import family, load, lora_file
 from benchmarks.backbone.checkpointing import KEEPS
+from benchmarks.backbone.flux import Flux
 from benchmarks.backbone.pipeline import PipelineBackbone
-from benchmarks.compute.ledger import Ledger
+from benchmarks.backbone.sd3 import StableDiffusion3
+from benchmarks.compute.ledger import KINDS, Ledger
 from benchmarks.conformance import contract
-from benchmarks.forecast import peak_memory
+from benchmarks.experiments.soup import mix
+from benchmarks.forecast import dry_run, peak_memory
 from benchmarks.forecast.live_bytes import Live
 from benchmarks.forecast.meta_model import MetaModel
 from benchmarks.streams import Streams
@@ -24,6 +28,15 @@ from benchmarks.streams import Streams
 @pytest.fixture(scope="module", params=FAMILIES)
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_text() -> Iterator[None]:
+    """T5 reads eight letters, which is quicker."""
+    with pytest.MonkeyPatch.context() as patch:
+        for cls in (StableDiffusion3, Flux):
+            patch.setattr(cls, "text_length", 8)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +63,7 @@ def model(folder: Path) -> PipelineBackbone:
 
 @pytest.fixture
 def bench(model: PipelineBackbone, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Methods under test work on this model, with little text."""
-    if hasattr(model, "text_length"):
-        monkeypatch.setattr(type(model), "text_length", 8)
-    model._conditions.clear()
+    """Methods under test work on this model."""
     start = model.weights()
     monkeypatch.setattr(contract, "SAMPLES", 2)
     monkeypatch.setattr(contract, "SAMPLING_STEPS", 2)
@@ -61,19 +71,28 @@ def bench(model: PipelineBackbone, folder: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(contract, "BACKBONE", str(folder / "tiny.toml"))
     yield
     model.load_weights(start)
-    model._conditions.clear()
 
 
-def random_lora(model: PipelineBackbone) -> None:
-    generator = torch.Generator().manual_seed(1)
+def random_lora(model: PipelineBackbone, scale: float = 1.0) -> None:
+    generator = torch.Generator().manual_seed(round(scale))
     for parameter in model.parameters():
-        parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+        parameter.data = 0.3 * scale * torch.randn(parameter.shape, generator=generator)
 
 
 def pictures(model: PipelineBackbone, noise: torch.Tensor, guidance: float = 2.5) -> torch.Tensor:
     final = model.sample(model.sampler(4), PROMPTS, noise, guidance=guidance).final
     with torch.no_grad():
         return model.decode(final)
+
+
+def test_prompts_that_it_does_not_read_to_their_end_are_known(name: str, model):
+    """SDXL's two CLIPs read 16 tokens here, T5 eight."""
+    assert model.cut(["a cat"]) == {}
+    for letters in (9, 30):
+        prompt = "a" * letters
+        assert set(model.cut(["a cat", prompt])) == (
+            set() if name == "sdxl" and letters == 9 else {prompt}
+        )
 
 
 def test_it_draws_the_pictures_of_its_pipeline_whatever_their_sides(name: str, compared):
@@ -89,11 +108,7 @@ def test_it_draws_the_pictures_of_its_pipeline_whatever_their_sides(name: str, c
     assert shapes == model.condition_shapes()
 
 
-def test_its_lora_draws_the_same_in_plain_diffusers(
-    name, model, bench, tmp_path, monkeypatch, compared
-):
-    monkeypatch.undo()  # the whole text, as the pipeline takes it
-    model._conditions.clear()
+def test_its_lora_draws_the_same_in_plain_diffusers(name, model, bench, tmp_path, compared):
     noise = Streams(0).normal("noise", 0, range(2), model.latent_shape)
     plain = pictures(model, noise)
     random_lora(model)
@@ -127,9 +142,38 @@ def test_resuming_changes_nothing(bench: None):
     contract.resuming_changes_nothing("ddpo")
 
 
-@pytest.mark.parametrize(
-    "keep", [k if k == "blocks" else pytest.param(k, marks=pytest.mark.slow) for k in KEEPS]
-)
+def test_it_is_run_evaluated_and_mixed(model, bench: None, folder: Path, tmp_path: Path):
+    """A cell of its own, with an evaluation, and half of its LoRA beside half of another."""
+    contract.a_budget_is_kept("alignprop")
+    states = []
+    for scale in (1.0, 2.0):
+        random_lora(model, scale)
+        model.save_weights(tmp_path / str(scale))
+        states.append(lora_file.read(tmp_path / str(scale)))
+    soup = mix(states, [0.5, 0.5])
+    key = next(iter(states[0])).removesuffix(lora_file.A)
+    products = [state[key + lora_file.B] @ state[key + lora_file.A] for state in (*states, soup)]
+    torch.testing.assert_close(products[2], (products[0] + products[1]) / 2)
+
+
+def test_its_passes_are_planned(bench: None, folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """Two of the denoiser for each picture and step; one where it is told of the guidance."""
+    this = contract.bench("alignprop-full")
+    this.run(range(1))
+    monkeypatch.setattr(dry_run, "STEPS", 1)
+    config = this.method.config  # type: ignore[attr-defined]
+    planner = MetaModel(str(folder / "tiny.toml"), "fp32")
+    (planned,) = dry_run.counted("alignprop-full", config, planner, "all")
+    assert planned == {kind: this.counts[kind] for kind in KINDS}
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(bench: None):
+    contract.two_processes_equal_one("ddpo")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keep", KEEPS)
 def test_its_peak_is_planned(bench: None, folder: Path, model: PipelineBackbone, keep):
     contract.bench("alignprop-full").run(range(1))  # so that frozen weights have their copies
     this = contract.bench("alignprop-full")
@@ -146,9 +190,8 @@ def test_its_peak_is_planned(bench: None, folder: Path, model: PipelineBackbone,
     assert planned == pytest.approx(live.peak + trained, rel=0.1)
 
 
-def test_it_is_run_evaluated_and_mixed(name: str, folder: Path, tmp_path: Path):
-    if name != "flux":  # the others differ in nothing that commands see
-        return
+@pytest.mark.slow
+def test_commands_take_it(folder: Path, tmp_path: Path):
     tiny = ["--backbone", str(folder / "tiny.toml"), "--task", str(folder / "few.toml")]
     rewards = ["--reward", "colourfulness"]
     run = ["--methods", "alignprop", "--budget", "steps=1", "--out", str(tmp_path / "out")]

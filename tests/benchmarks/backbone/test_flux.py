@@ -1,7 +1,10 @@
 """FLUX's packed latents, and guidance as an input."""
 
+import inspect
+
 import pytest
 import torch
+from diffusers import FluxPipeline
 from tiny_families import PROMPTS, drawn, tiny_flux
 
 from benchmarks.api import UserError
@@ -48,3 +51,8 @@ def test_a_transformer_that_wants_more_than_latents_is_refused():
     pipeline.transformer.register_to_config(in_channels=32)
     with pytest.raises(UserError, match="in_channels is 32; supported: 16"):
         Flux(pipeline, Ledger())
+
+
+def test_it_reads_as_much_text_as_the_pipeline_does():
+    options = inspect.signature(FluxPipeline.__call__).parameters
+    assert Flux.text_length == options["max_sequence_length"].default == 512

@@ -1,7 +1,10 @@
 """Stable Diffusion 3's own conditions and limits."""
 
+import inspect
+
 import pytest
 import torch
+from diffusers import StableDiffusion3Pipeline
 from tiny_families import PROMPTS, drawn, tiny_sd3
 
 from benchmarks.api import UserError
@@ -43,3 +46,12 @@ def test_another_scheduler_or_transformer_is_refused():
     pipeline.transformer.register_to_config(in_channels=8)
     with pytest.raises(UserError, match="in_channels is 8; supported: 4"):
         StableDiffusion3(pipeline, Ledger())
+
+
+def test_it_reads_as_much_text_as_the_pipeline_does():
+    default = (
+        inspect.signature(StableDiffusion3Pipeline.__call__)
+        .parameters["max_sequence_length"]
+        .default
+    )
+    assert StableDiffusion3.text_length == default == 256
