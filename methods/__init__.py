@@ -8,8 +8,10 @@ from benchmarks.api import (
     Batch,
     Context,
     Method,
+    Sampler,
     Sampling,
     StepResult,
+    Trajectory,
     UserError,
 )
 from benchmarks.distributed import gather, micro_batches, share, total
@@ -23,8 +25,10 @@ __all__ = [
     "Context",
     "Method",
     "Optimizer",
+    "Sampler",
     "Sampling",
     "StepResult",
+    "Trajectory",
     "UserError",
     "gather",
     "method_variant",
