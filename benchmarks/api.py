@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
@@ -260,6 +260,9 @@ class Backbone(Protocol):
         Raises UserError if the model cannot be sampled in so many.
         """
 
+    def windowed(self, sampler: Sampler, window: Collection[int]) -> Sampler:
+        """The same sampler with noise in these sampling steps only."""
+
     def encode(self, prompts: Sequence[str]) -> Condition:
         """The conditioning of B prompts. Each distinct prompt is encoded once."""
 
@@ -312,6 +315,13 @@ class Backbone(Protocol):
         """Within it the trained weights have these values, in the order of ``parameters``.
 
         For predictions of an earlier policy, without gradient.
+        """
+
+    def count(self, network: torch.nn.Module, *example: Tensor) -> None:
+        """Let the ledger count the passes of a network of the method's own, such as a baseline.
+
+        ``example`` are its arguments for one sample, on ``device``; the first has a row per sample.
+        One network per method.
         """
 
     def decode(self, latents: Tensor) -> Tensor:

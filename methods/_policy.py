@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from methods import Context, Trajectory, UserError, gather, torch
 from methods._rounds import Round, RoundMethod, Rounds
@@ -32,6 +32,10 @@ class Policy(Rounds):
     timestep_fraction: float = field(
         default=1.0, metadata={"help": "share of scored steps trained on [ours]"}
     )
+
+    def resampled(self, sampling_steps: int) -> Self:
+        share = max(self.timestep_fraction, 1 / sampling_steps)  # of few steps still one
+        return replace(super().resampled(sampling_steps), timestep_fraction=share)
 
 
 @dataclass

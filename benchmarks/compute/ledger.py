@@ -1,5 +1,7 @@
 """The ledger counts every pass through the denoiser, the decoder and the reward, per sample.
 
+The passes of a network that a method trains for itself, such as a value function, are counted too.
+
 It listens through hooks on the modules themselves, so a method can neither forget nor bypass it.
 Prices (FLOPs per sample and pass) are measured with ``torch.utils.flop_counter`` on the real
 modules; a multiply-add counts two. Attention is priced as its four plain matrix products and their
@@ -28,7 +30,7 @@ from benchmarks.compute.budget import BUDGETS
 from benchmarks.compute.flops import FlopCounter
 from benchmarks.distributed import exchange
 
-Part = Literal["denoiser", "decoder", "reward"]
+Part = Literal["denoiser", "decoder", "reward", "method"]  # the last: a network of its own
 Direction = Literal["forward", "recompute", "backward", "block_recompute"]
 
 
@@ -64,6 +66,8 @@ KINDS = (
     Pass("decoder", "block_recompute"),
     Pass("reward", "forward"),
     Pass("reward", "backward"),
+    Pass("method", "forward"),
+    Pass("method", "backward"),
 )
 
 
