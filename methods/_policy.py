@@ -15,27 +15,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from methods import Context, Trajectory, UserError, gather, torch
-from methods._rounds import Round, RoundMethod, Rounds
+from methods._rounds import Round, RoundMethod
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-@dataclass(frozen=True, kw_only=True)
-class Policy(Rounds):
-    """The ``Config`` of such a method."""
-
-    timestep_fraction: float = field(
-        default=1.0, metadata={"help": "share of scored steps trained on [ours]"}
-    )
-
-    def resampled(self, sampling_steps: int) -> Self:
-        share = max(self.timestep_fraction, 1 / sampling_steps)  # of few steps still one
-        return replace(super().resampled(sampling_steps), timestep_fraction=share)
 
 
 @dataclass
@@ -89,12 +76,7 @@ class PolicyMethod(RoundMethod):
         scored = len(self.sampler.scored)
         if not scored:
             raise UserError("a policy gradient needs a stochastic sampler: eta must be positive")
-        self.trained = round(config.timestep_fraction * scored)
-        if not 0 < self.trained <= scored:
-            raise UserError(
-                f"timestep_fraction is {config.timestep_fraction:g}: of {scored} scored sampling "
-                f"steps that is {self.trained}; choose above 0 to 1"
-            )
+        self.trained = config.trained(scored)
         #: This process's micro-batches of the round: rows, and log-probs with their graphs.
         self.kept: list[tuple[Sequence[int], Tensor]] = []
 

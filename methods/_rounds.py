@@ -59,6 +59,29 @@ class Rounds(Sampling):
         return grouped.resampled(sampling_steps).resized(samples // 2)
 
 
+@dataclass(frozen=True, kw_only=True)
+class StepRounds(Rounds):
+    """The ``Config`` of such a method that trains on the sampling steps of a round."""
+
+    timestep_fraction: float = field(
+        default=1.0, metadata={"help": "share of the sampling steps that an update trains [ours]"}
+    )
+
+    def resampled(self, sampling_steps: int) -> Self:
+        share = max(self.timestep_fraction, 1 / sampling_steps)  # of few steps still one
+        return replace(super().resampled(sampling_steps), timestep_fraction=share)
+
+    def trained(self, steps: int) -> int:
+        """How many of so many steps. Raises UserError if it is none, or more than there are."""
+        count = round(self.timestep_fraction * steps)
+        if not 0 < count <= steps:
+            raise UserError(
+                f"timestep_fraction is {self.timestep_fraction:g}: of {steps} sampling steps that "
+                f"can be trained that is {count}; choose above 0 to 1"
+            )
+        return count
+
+
 @dataclass
 class Round:
     """N pictures, on the CPU."""

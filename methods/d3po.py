@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from methods import AdamW, register_method, torch
-from methods._policy import Actions, Policy, PolicyMethod
-from methods._rounds import Round, preferences
+from methods._policy import Actions, PolicyMethod
+from methods._rounds import Round, StepRounds, preferences
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +27,7 @@ CODE = "d3po config/base.py"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Policy):
+class Config(StepRounds):
     """D3PO for SD v1.5 with LoRA, as in the authors' code."""
 
     samples_per_round: int = field(default=40, metadata={"help": f"20 pairs [{CODE}]"})

@@ -23,8 +23,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from methods import AdamW, Context, method_variant, register_method, torch
-from methods._policy import Actions, Policy, PolicyMethod, clipped_surrogate
-from methods._rounds import Round
+from methods._policy import Actions, PolicyMethod, clipped_surrogate
+from methods._rounds import Round, StepRounds
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +33,7 @@ CODE = "ddpo-pytorch"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Policy):
+class Config(StepRounds):
     """DDPO for SD v1.5 with LoRA, as in ddpo-pytorch."""
 
     samples_per_round: int = field(default=256, metadata={"help": f"samples per round [{CODE}]"})

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from methods import AdamW, Context, StepResult, register_method, torch
-from methods._rounds import Round, RoundMethod, Rounds, group_advantages
+from methods._rounds import Round, RoundMethod, StepRounds, group_advantages
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +33,7 @@ CODE = "DiffusionNFT config/nft.py"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Rounds):
+class Config(StepRounds):
     """DiffusionNFT with LoRA, as for SD 3.5 in the authors' code."""
 
     samples_per_round: int = field(default=1152, metadata={"help": f"48 prompts [{CODE}]"})
@@ -44,6 +44,9 @@ class Config(Rounds):
     sampling_steps: int = field(default=10, metadata={"help": f"without noise [{CODE}]"})
     guidance: float = field(default=1.0, metadata={"help": f"1 is none [{CODE}]"})
     eta: float = field(default=0.0, metadata={"help": f"stochasticity of the sampler [{CODE}]"})
+    timestep_fraction: float = field(
+        default=1.0, metadata={"help": f"share of the sampling steps trained on [{CODE}: 0.99]"}
+    )
     beta: float = field(
         default=1.0, metadata={"help": f"size of the implicit step [{CODE}; some rewards: 0.1]"}
     )
@@ -67,6 +70,7 @@ class DiffusionNFT(RoundMethod):
 
     def __init__(self, config: Config, context: Context) -> None:
         super().__init__(config, context)
+        self.trained = config.trained(len(self.sampler))
         self.old = [p.detach().clone() for p in context.backbone.parameters()]
 
     def sample(self, step: int) -> Round:  # type: ignore[override]
@@ -86,12 +90,12 @@ class DiffusionNFT(RoundMethod):
         return result
 
     def learn(self, step: int, phase: int) -> tuple[float, dict[str, float]]:
-        loss = 0.0
+        loss, streams, steps = 0.0, self.context.streams, len(self.sampler)
+        chosen = streams.permutation("timesteps", step, steps)[: self.trained]
         for rows in self.parts(self.batch(step, phase)):
-            noise = self.context.streams.normal(
-                "renoising", step, rows, (len(self.sampler), *self.context.backbone.latent_shape)
-            )
-            for i in range(len(self.sampler)):
+            shape = (steps, *self.context.backbone.latent_shape)
+            noise = streams.normal("renoising", step, rows, shape)
+            for i in chosen:
                 share = self.loss(i, rows, noise[:, i])
                 share.backward()
                 loss += float(share.detach())
@@ -125,7 +129,7 @@ class DiffusionNFT(RoundMethod):
         losses = limit / config.beta * losses
         if base is not None:
             losses = losses + config.kl * (output - base).square().flatten(1).mean(1)
-        return losses.sum() / (config.update_size * len(self.sampler))
+        return losses.sum() / (config.update_size * self.trained)
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "old": self.old}

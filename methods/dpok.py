@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from methods import AdamW, Context, Optimizer, gather, register_method, torch
-from methods._policy import Actions, Policy, PolicyMethod
-from methods._rounds import Round
+from methods._policy import Actions, PolicyMethod
+from methods._rounds import Round, StepRounds
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +30,7 @@ CODE = "dpok train_online_pg.py"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Policy):
+class Config(StepRounds):
     """DPOK for SD v1.5 with LoRA, as in the authors' code."""
 
     samples_per_round: int = field(default=6, metadata={"help": f"samples per round [{CODE}]"})

@@ -22,8 +22,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from methods import AdamW, Context, Sampler, UserError, method_variant, register_method
-from methods._policy import Actions, Policy, PolicyMethod, clipped_surrogate
-from methods._rounds import Round, group_advantages
+from methods._policy import Actions, PolicyMethod, clipped_surrogate
+from methods._rounds import Round, StepRounds, group_advantages
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +34,7 @@ MIX = "MixGRPO"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Policy):
+class Config(StepRounds):
     """GRPO for SD v1.4, as in DanceGRPO."""
 
     samples_per_round: int = field(

@@ -21,15 +21,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from methods import AdamW, Context, register_method, torch
-from methods._policy import Actions, Policy, PolicyMethod
-from methods._rounds import Round
+from methods._policy import Actions, PolicyMethod
+from methods._rounds import Round, StepRounds
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Policy):
+class Config(StepRounds):
     """PRDP for SD v1.5 with LoRA."""
 
     samples_per_round: int = field(
