@@ -236,13 +236,19 @@ def group_advantages(rewards: Tensor, group: int, spread: str = "group") -> Tens
     """
     groups = rewards.double().view(-1, group)
     deviation = groups.std(1, keepdim=True) if spread == "group" else groups.std(correction=0)
-    return ((groups - groups.mean(1, keepdim=True)) / (deviation + 1e-8)).flatten().float()
+    return ((groups - groups.mean(1, keepdim=True)) / (deviation + 1e-8)).flatten().to(rewards)
 
 
 def preferences(rewards: Tensor) -> Tensor:
     """(N,) of pairs of neighbours: 1 for the better, -1 for the worse, 0 where they tie."""
     first, second = rewards.view(-1, 2).unbind(1)
     return torch.stack([(first - second).sign(), (second - first).sign()], 1).flatten()
+
+
+def dpo_loss(scores: Tensor, preferred: Tensor) -> Tensor:
+    """DPO's loss of pairs of neighbours: -log sigmoid of the better's score less the worse's."""
+    signed = preferred * scores
+    return -torch.nn.functional.logsigmoid(signed[0::2] + signed[1::2])
 
 
 def _differ(values: Tensor) -> bool:

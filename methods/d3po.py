@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from methods import AdamW, register_method, torch
 from methods._policy import Actions, PolicyMethod
-from methods._rounds import Round, StepRounds, preferences
+from methods._rounds import Round, StepRounds, dpo_loss, preferences
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,6 +65,5 @@ class D3PO(PolicyMethod):
     def loss(self, actions: Actions) -> Tensor:
         ratio = torch.exp(actions.log_probs - actions.reference)
         near = ratio.clamp(1 - self.config.clip, 1 + self.config.clip).log()
-        scores = self.config.beta * actions.advantages * near
-        margins = scores[0::2] + scores[1::2]  # (pairs, steps)
-        return -torch.nn.functional.logsigmoid(margins).sum() / (actions.size / 2)
+        losses = dpo_loss(self.config.beta * near, actions.advantages)  # (pairs, steps)
+        return losses.sum() / (actions.size / 2)

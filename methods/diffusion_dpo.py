@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from methods import AdamW, register_method, torch
-from methods._rounds import Round, RoundMethod, Rounds, preferences
+from methods._rounds import Round, RoundMethod, Rounds, dpo_loss, preferences
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,6 +86,6 @@ class DiffusionDPO(RoundMethod):
 
         with torch.no_grad(), backbone.adapting(False):
             base = errors()
-        gains = -(errors() - base) * data.advantages[rows].to(base)
-        margins = self.config.beta / 2 * (gains[0::2] + gains[1::2])
-        return -torch.nn.functional.logsigmoid(margins).sum() / (self.config.update_size / 2)
+        gains = -self.config.beta / 2 * (errors() - base)
+        losses = dpo_loss(gains, data.advantages[rows].to(base))
+        return losses.sum() / (self.config.update_size / 2)

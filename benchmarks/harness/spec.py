@@ -81,7 +81,8 @@ class Spec:
             usable = [n for n in registry.rewards.names() if _differentiable(n)]
             raise UserError(
                 f"method {self.method!r} needs the gradient of the reward, and {self.reward!r} is "
-                f"a black box; use one of {', '.join(usable)}"
+                f"a black box; use one of {', '.join(usable)}, or a method that needs its value "
+                f"only: {', '.join(_for_black_boxes())}"
             )
         return stand_in
 
@@ -158,6 +159,13 @@ class Spec:
         spec = build(cls, values, where)
         check_task(spec.task, f"{where}: prompts")
         return spec
+
+
+def _for_black_boxes() -> list[str]:
+    """Methods that need the reward's value only, variants aside."""
+    known = registry.methods
+    names = [name for name in known.names() if name not in known.variants]
+    return [name for name in names if "reward_grad" not in known.get(name).needs]
 
 
 def reported(reward: str, task: Task) -> list[str]:

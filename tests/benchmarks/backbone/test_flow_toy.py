@@ -19,7 +19,7 @@ from benchmarks.forecast import dry_run
 from benchmarks.forecast.forecast import plan
 from benchmarks.forecast.meta_model import MetaModel
 
-METHODS = ("alignprop", "ddpo", "refl", "rwr")
+METHODS = ("alignprop", "ddpo", "dpok", "refl", "rwr")
 
 
 @pytest.fixture(autouse=True)
