@@ -11,7 +11,6 @@ from benchmarks import registry
 from benchmarks.api import UserError
 from benchmarks.cli import cli
 
-
 #: What methods need of the reward, and the heading they stand under.
 NEEDS = {
     "reward_grad": "methods that need the gradient of the reward",

@@ -16,7 +16,9 @@ from benchmarks.conformance import contract
 from methods.alignprop import AlignProp, Config, Truncation
 
 #: Of methods that draw rounds: sampling keeps what the update needs only if there is one.
-ONE_UPDATE = dict.fromkeys(("ddpo", "grpo", "d3po", "prdp", "rwr"), {"updates_per_round": 1})
+ONE_UPDATE = {
+    name: {"updates_per_round": 1} for name in ("ddpo", "grpo", "mixgrpo", "d3po", "prdp", "rwr")
+}
 
 
 @pytest.mark.parametrize("keep", KEEPS)
