@@ -89,13 +89,16 @@ class PolicyMethod(RoundMethod):
         every = self.trained == len(self.sampler.scored)
         return self.phases == 1 and every and self.context.backbone.keep == "all"
 
-    def sample(self, step: int) -> Round:  # type: ignore[override]
-        self.kept, keeps = [], self.keeps()
-        gradient = [keeps and i in self.sampler.scored for i in range(len(self.sampler))]
-        data = super().sample(step, gradient)
+    def sample(self, step: int) -> Round:
+        self.kept = []
+        data = super().sample(step)
         if self.compares:
             data.reference = self.under_base_model(data)
         return data
+
+    def graphs(self) -> Sequence[bool] | None:
+        scored = self.sampler.scored if self.keeps() else ()
+        return [i in scored for i in range(len(self.sampler))]
 
     def drawn(self, rows: Sequence[int], trajectory: Trajectory) -> None:
         if self.keeps():

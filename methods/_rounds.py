@@ -86,6 +86,8 @@ class StepRounds(Rounds):
 class Round:
     """N pictures, on the CPU."""
 
+    step: int
+    """The optimizer step that drew them."""
     prompts: list[str]
     latents: Tensor
     """x_T ... x_0, (N, T + 1, C, h, w); (N, 1, C, h, w) if only x_0 is needed."""
@@ -135,6 +137,13 @@ class RoundMethod(Method):
         """(N,) or (N, scored), from the rewards of a round."""
         return drawn.rewards
 
+    def graphs(self) -> Sequence[bool] | None:
+        """Of which sampling steps the log-probs keep their graphs; none: of no step."""
+        return None
+
+    def drawn(self, rows: Sequence[int], trajectory: Trajectory) -> None:
+        """A micro-batch of the round has just been drawn."""
+
     def noise_group(self) -> int:
         """So many neighbours start from the same noise x_T."""
         return 1
@@ -167,7 +176,7 @@ class RoundMethod(Method):
             extra=extra,
         )
 
-    def sample(self, step: int, gradient: Sequence[bool] | None = None) -> Round:
+    def sample(self, step: int) -> Round:
         """Draw and score one round."""
         config, backbone, streams = self.config, self.context.backbone, self.context.streams
         count, group, shape = config.samples_per_round, self.noise_group(), backbone.latent_shape
@@ -184,7 +193,7 @@ class RoundMethod(Method):
                 noise,
                 guidance=config.guidance,
                 step_noise=streams.normal("eta", step, rows, steps) if config.eta > 0 else None,
-                gradient=gradient,
+                gradient=self.graphs(),
                 connected=False,
             )
             self.drawn(rows, trajectory)
@@ -195,14 +204,10 @@ class RoundMethod(Method):
             with torch.no_grad():
                 rewards.append(self.context.reward(backbone.decode(trajectory.final), texts))
         scores = gather(rewards)
-        stochastic = config.eta > 0
-        found = gather(log_probs) if stochastic else None
-        data = Round(prompts, gather(latents), found, scores, advantages=scores)
+        densities = gather(log_probs) if self.sampler.scored else None
+        data = Round(step, prompts, gather(latents), densities, scores, advantages=scores)
         data.advantages = self.advantages(data)
         return data
-
-    def drawn(self, rows: Sequence[int], trajectory: Trajectory) -> None:
-        """Hook: a micro-batch of the round has just been drawn."""
 
     def batch(self, step: int, phase: int) -> list[int]:
         """The pictures of one update. Neighbours that belong together stay neighbours."""
@@ -227,6 +232,8 @@ class RoundMethod(Method):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
         self.round = Round(**state["round"]) if state["round"] else None
+        if self.round:
+            self.sampler = self.sampler_at(self.round.step)
 
 
 def group_advantages(rewards: Tensor, group: int, spread: str = "group") -> Tensor:

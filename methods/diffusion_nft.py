@@ -73,7 +73,7 @@ class DiffusionNFT(RoundMethod):
         self.trained = config.trained(len(self.sampler))
         self.old = [p.detach().clone() for p in context.backbone.parameters()]
 
-    def sample(self, step: int) -> Round:  # type: ignore[override]
+    def sample(self, step: int) -> Round:
         with self.context.backbone.with_weights(self.old):
             return super().sample(step)
 

@@ -1,5 +1,7 @@
 """GRPO's loss on stored trajectories, and MixGRPO's window."""
 
+import copy
+
 import torch
 from by_hand import SMALL, TIMESTEPS, World, compare
 
@@ -54,6 +56,23 @@ def test_the_window_slides_over_every_scored_step_and_begins_again(context: Cont
     windows = [tuple(method.sampler_at(6 * move).scored) for move in range(places + 1)]
     assert windows == [*((steps[k], steps[k + 1]) for k in range(places)), steps[:2]]
     assert tuple(method.sampler_at(5).scored) == windows[0]  # two updates a round, three rounds
+
+
+def test_a_round_is_resumed_in_its_window(context: Context):
+    small = {"samples_per_round": 4, "samples_per_prompt": 2, "updates_per_round": 2}
+    config = Config(**small, micro_batch=2, sampling_steps=6, window=2, window_rounds=1)
+    method = GRPO(config, context)
+    method.step(2)  # the second round; one of its two updates is done
+    start, state = context.backbone.weights(), copy.deepcopy(method.state_dict())
+    method.step(3)
+    expected = context.backbone.weights()
+    context.backbone.load_weights(start)
+    resumed = GRPO(config, context)
+    resumed.load_state_dict(state)
+    resumed.step(3)
+    assert resumed.sampler.scored == method.sampler.scored != GRPO(config, context).sampler.scored
+    found = context.backbone.weights()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_pictures_of_a_group_part_within_the_window(context: Context):
