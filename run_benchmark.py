@@ -10,9 +10,10 @@ import importlib
 import itertools
 import os
 import sys
+from contextlib import suppress
 
 from benchmarks.api import UserError
-from benchmarks.cli import renamed
+from benchmarks.cli import Helped, renamed
 from benchmarks.harness import interrupt
 
 VERBS = (
@@ -28,15 +29,29 @@ def main(arguments: list[str]) -> int:
     verb, rest = split(renamed(arguments))
     try:
         command = importlib.import_module(f"benchmarks.commands.{verb}")
-        return int(command.main(rest))
+        code = int(command.main(rest))
+        sys.stdout.flush()
+        return code
     except UserError as error:
-        if os.environ.get("RANK", "0") == "0":  # of several processes, one says so
-            print(f"run_benchmark.py: {error}", file=sys.stderr)
-        return 2
+        return said(str(error))
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        return said(f"{place}{error.strerror or error}; what was recorded before is kept")
+    except SystemExit as stop:
+        if isinstance(stop, Helped):
+            raise
+        return said(f"a plugin, method or reward called sys.exit({stop.code!r})")
     except KeyboardInterrupt:
         hint = "; the same command goes on from the last checkpoint" if verb in RESUMING else ""
         print(f"interrupted{hint}", file=sys.stderr)
         return 130
+
+
+def said(text: str) -> int:
+    """Print one line; of several processes, one does. The exit code of bad input."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"run_benchmark.py: {text}", file=sys.stderr)
+    return 2
 
 
 def split(arguments: list[str]) -> tuple[str, list[str]]:
@@ -59,4 +74,7 @@ if __name__ == "__main__":
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     interrupt.listen()
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    with suppress(OSError):  # a full disk, which was said; else Python tries to write once more
+        sys.stdout.close()
+    sys.exit(code)

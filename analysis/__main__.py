@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import tyro
@@ -25,7 +26,7 @@ def main(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path | None = None) 
         out: Where the report goes. Default: the first of the directories.
     """
     try:
-        print(rebuild(runs, out), end="")
+        print(rebuild(runs, out), end="", flush=True)
     except (ReportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -42,4 +43,7 @@ def rebuild(runs: Sequence[Path], out: Path | None) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(tyro.cli(main, prog="python -m analysis"))
+    code = tyro.cli(main, prog="python -m analysis")
+    with suppress(OSError):  # a full disk, which was said; else Python tries to write once more
+        sys.stdout.close()
+    sys.exit(code)

@@ -5,6 +5,7 @@ Everything that is estimated goes through here, picture by picture where picture
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,14 +20,15 @@ Key = tuple[str, int]
 
 
 def scores(pictures: Iterable[Mapping[str, Any]], column: str) -> dict[Key, float]:
-    """A reward of every picture of one evaluation; empty if it was not recorded for pictures."""
+    """A reward of every picture of one evaluation where it is finite; empty if not recorded."""
     found: dict[Key, float] = {}
     before: dict[str, int] = {}
     for picture in pictures:
         prompt = str(picture["prompt"])
         number = before[prompt] = before.get(prompt, -1) + 1
-        if column in picture["rewards"]:
-            found[prompt, number] = float(picture["rewards"][column])
+        value = float(picture["rewards"].get(column, math.nan))
+        if math.isfinite(value):
+            found[prompt, number] = value
     return found
 
 

@@ -21,9 +21,11 @@ import pandas as pd
 
 from analysis.records import (
     BUDGETS,
+    MEASURES,
     Note,
     ReportError,
     natural,
+    number,
     read_evals,
     read_json,
     read_lines,
@@ -32,6 +34,16 @@ from analysis.records import (
 
 #: What every ``cell.json`` says.
 NEEDED = ("method", "task", "reward", "backbone", "seed", "budget", "config", "reported", "units")
+
+
+#: And of what type.
+KINDS: Mapping[str, type] = {
+    **dict.fromkeys(("method", "task", "reward", "backbone", "train_reward"), str),
+    **dict.fromkeys(("seed", "rank"), int),
+    **dict.fromkeys(("budget", "config", "units", "prompts", "content"), dict),
+    "reported": list,
+    "placebo": bool,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +170,7 @@ def collect(*roots: Path, only: Mapping[str, str] | None = None) -> Collected:
             if (path / "evaluation.json").is_file():
                 info = read_json(path / "evaluation.json")
                 rows = read_lines(path / "evals.jsonl", notes)
+                _check_evaluation(info, rows)
                 evaluated.append(Evaluated(path=path, info=info, rows=rows))
             else:
                 info = _info(path)
@@ -240,7 +253,35 @@ def _info(path: Path) -> dict[str, Any]:
     missing = [name for name in NEEDED if name not in info]
     if missing:
         raise ReportError(f"foreign: cell.json has no {', '.join(missing)}")
+    for name, kind in KINDS.items():
+        if name in info and not _is(info[name], kind):
+            raise ReportError(f"damaged: cell.json has {info[name]!r:.30} as {name}")
+    budget, reported = info["budget"], info["reported"]
+    if not _is(budget.get("kind"), str) or not _is(budget.get("amount"), float):
+        raise ReportError(f"damaged: cell.json has {budget!r:.60} as budget")
+    for name in (info["reward"], *reported):
+        if not _is(name, str) or name not in reported or not _is(info["units"].get(name), str):
+            raise ReportError(f"damaged: cell.json does not report {name!r:.30} with its unit")
     return info
+
+
+def _is(value: Any, kind: type) -> bool:
+    """Whether a value of a record is of a type; an int is a float, True is no int."""
+    return type(value) in (int, float) if kind is float else type(value) is kind
+
+
+def _check_evaluation(info: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raises ReportError, or what ``collect`` catches, for records that are not an evaluation's."""
+    words = [info["kind"], info["backbone"], info["reward"]]
+    words += [checkpoint["path"] for checkpoint in info["checkpoints"]]
+    for row in rows:
+        words += [row["split"], row["name"], *(info["units"][name] for name in row["rewards"])]
+        found = [row["candidate"], *row["part"], *row["coefficients"]]
+        found += [row["rewards"][name] for name in rows[0]["rewards"]]
+        _ = list(map(number, found + [row[name] for name in MEASURES]))
+        _ = [picture["prompt"] for picture in row["per_image"]]
+    if not all(type(word) is str for word in words):
+        raise ReportError("damaged: the evaluation has something else where text should be")
 
 
 def _key(info: Mapping[str, Any], any_amount: bool) -> str:
@@ -318,8 +359,12 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def settings(info: Mapping[str, Any]) -> dict[str, str]:
-    """The configuration, and the rank of the LoRA matrices."""
-    return flat(info["config"]) | ({"rank": str(info["rank"])} if "rank" in info else {})
+    """The configuration, the rank of the LoRA matrices, and what code and weights they were."""
+    rank = {"rank": str(info["rank"])} if "rank" in info else {}
+    content = {
+        f"content of {what}": str(said)[:8] for what, said in info.get("content", {}).items()
+    }
+    return flat(info["config"]) | rank | content
 
 
 def _labels(infos: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -54,6 +54,13 @@ class Note:
         return ": ".join(filter(None, (self.kind, self.where, self.text)))
 
 
+def number(value: Any) -> float:
+    """A number of a record; raises TypeError for anything else."""
+    if type(value) not in (int, float):
+        raise TypeError(f"{value!r:.30} is no number")
+    return value
+
+
 class ReportError(Exception):
     """The directory cannot be reported on; shown as one line."""
 
@@ -112,10 +119,13 @@ def read_evals(path: Path, info: Mapping[str, Any], notes: list[Note]) -> pd.Dat
     for record in read_lines(path / "evals.jsonl", notes):
         try:
             row: dict[str, Any] = {"cell": path.name, "seed": int(info["seed"])}
-            row |= {name: record[name] for name in ("split", "step", "fraction", *COUNTERS)}
-            row |= {name: record["rewards"][name] for name in info["reported"]}
-        except (KeyError, TypeError) as error:
-            text = f"a record of evals.jsonl without {error} was left out"
+            row |= {"split": str(record["split"]), "step": int(record["step"])}
+            row |= {name: number(record[name]) for name in ("fraction", *COUNTERS)}
+            row |= {name: number(record["rewards"][name]) for name in info["reported"]}
+            for picture in record.get("per_image", []):
+                _ = picture["prompt"], [number(value) for value in picture["rewards"].values()]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            text = f"a record of evals.jsonl was left out ({type(error).__name__}: {error})"
             notes.append(Note("foreign", path.name, text))
             continue
         spent = row[column] / divisor if column else row["fraction"] * info["budget"]["amount"]
@@ -124,7 +134,11 @@ def read_evals(path: Path, info: Mapping[str, Any], notes: list[Note]) -> pd.Dat
         whole = bool(listed) and listed <= {picture["prompt"] for picture in pictures}
         row |= {"spent": spent, "per_image": pictures, "whole": whole}
         row |= {"kept": record.get("kept"), "floors": record.get("floors")}
-        rows.append(row | {name: record.get(name, float("nan")) for name in MEASURES})
+        measured = {name: record.get(name) for name in MEASURES}
+        rows.append(
+            row
+            | {k: v if isinstance(v, float | int) else float("nan") for k, v in measured.items()}
+        )
     frame = pd.DataFrame(rows, columns=None if rows else ["split", "step", "fraction"])
     once = frame.drop_duplicates(["split", "step", "fraction"], keep="last")
     if len(once) < len(frame):
@@ -141,11 +155,11 @@ def read_evals(path: Path, info: Mapping[str, Any], notes: list[Note]) -> pd.Dat
 def read_steps(path: Path, notes: list[Note]) -> pd.DataFrame:
     """The optimizer steps of the cell at ``path``; of a repeated one, the later record."""
     records = read_lines(path / "steps.jsonl", notes)
-    foreign = [record for record in records if "step" not in record]
+    foreign = [record for record in records if type(record.get("step")) is not int]
     if foreign:
         text = f"{len(foreign)} records of steps.jsonl without a step left out"
         notes.append(Note("foreign", path.name, text))
-    frame = pd.DataFrame([record for record in records if "step" in record])
+    frame = pd.DataFrame([record for record in records if record not in foreign])
     if frame.empty:
         return frame
     once = frame.drop_duplicates("step", keep="last")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from io import BytesIO
 from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
+from types import ModuleType
 
 from PIL import Image
 
@@ -67,9 +70,21 @@ def _all_runs(drawn: Sequence[Comparison], styles: Looks, out: Path) -> list[Sec
         return [_runs(comparison, styles, out, "") for comparison in drawn]
     workers = min(len(drawn), os.cpu_count() or 1)
     # Not forked: the caller may have threads.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    with _no_main(), pool:
         suffixes = [f"_{i}" for i in range(len(drawn))]
         return list(pool.map(_runs, drawn, repeat(styles), repeat(out), suffixes))
+
+
+@contextmanager
+def _no_main() -> Iterator[None]:
+    """Processes that start within it do not run the main script once more; they need none of it."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _runs(comparison: Comparison, styles: Looks, out: Path, suffix: str) -> Section:
@@ -135,5 +150,7 @@ def slug(label: str) -> str:
 def write(path: Path, content: bytes) -> None:
     """Replace in one move: a reader, or another run that ends now, never sees half a file."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
+    temporary.unlink(missing_ok=True)
+    with temporary.open("xb") as file:  # never through a link
+        file.write(content)
     temporary.replace(path)

@@ -64,8 +64,22 @@ def write_suite(root: Path) -> str:
     return page
 
 
-def _items(folder: Path) -> Iterator[Item]:
+def _index(folder: Path) -> dict[str, Any]:
+    """What ``suite.json`` says. Raises ReportError if it is damaged."""
     index = read_json(folder / "suite.json")
+    kinds = {"rewards": list, "cells": dict, "evaluations": list}
+    try:
+        entries = list(index["items"].values())
+        right = all(type(entry[key]) is kind for entry in entries for key, kind in kinds.items())
+        if right and all("ladder" in entry for entry in entries) and type(index["suite"]) is str:
+            return index
+    except (KeyError, TypeError, AttributeError):
+        pass
+    raise ReportError(f"{folder / 'suite.json'} is damaged; the suite's command writes it again")
+
+
+def _items(folder: Path) -> Iterator[Item]:
+    index = _index(folder)
     path = ROOT / index["suite"]
     memory = read_json(folder / "memory.json") if (folder / "memory.json").is_file() else {}
     primary = read_toml(path).get("primary", {})

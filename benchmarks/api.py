@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self
+
+from benchmarks import content
 
 if TYPE_CHECKING:
     import torch
@@ -17,6 +21,40 @@ if TYPE_CHECKING:
 
 class UserError(Exception):
     """Something the user can mend: printed as one line, without a traceback."""
+
+
+@dataclass(frozen=True)
+class Within:
+    """What a number may be, always finite; said in a field's type, checked in ``config.py``.
+
+    ``lr: Positive`` is short for ``lr: Annotated[float, Within(above=0)]``. A field that a subclass
+    declares anew without a range keeps the one it had.
+    """
+
+    least: float = -math.inf
+    most: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
+
+    def holds(self, value: float) -> bool:
+        """Whether a number is in the range."""
+        inside = self.least <= value <= self.most and self.above < value < self.below
+        return inside and math.isfinite(value)
+
+    def __str__(self) -> str:
+        ends = {"at least": self.least, "above": self.above}
+        ends |= {"at most": self.most, "below": self.below}
+        words = [f"{word} {end:g}" for word, end in ends.items() if math.isfinite(end)]
+        return " and ".join(words) or "finite"
+
+
+Count = Annotated[int, Within(least=1)]
+Index = Annotated[int, Within(least=0)]
+Finite = Annotated[float, Within()]
+Positive = Annotated[float, Within(above=0)]
+NotNegative = Annotated[float, Within(least=0)]
+Share = Annotated[float, Within(above=0, most=1)]
+ZeroToOne = Annotated[float, Within(least=0, most=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +69,12 @@ class Task:
     """Prompts that are only evaluated; at least one, none empty."""
     held_out: tuple[str, ...]
     """Names of rewards that every evaluation reports and nobody trains on."""
-    train_every: int
-    """Every so many training prompts one is evaluated; at least 1."""
-    train_images: int
-    """Pictures per evaluated training prompt; at least 1."""
-    unseen_images: int
-    """Pictures per unseen prompt; at least 1."""
+    train_every: Count
+    """Every so many training prompts one is evaluated."""
+    train_images: Count
+    """Pictures per evaluated training prompt."""
+    unseen_images: Count
+    """Pictures per unseen prompt."""
     guard: tuple[str, ...] = ()
     """Rewards, reported like the held-out ones, that say whether a picture still shows what was
     asked for. Where they fall too far a run is not counted, see ``compute/floors.py``."""
@@ -54,9 +92,10 @@ class Task:
 class EvaluationSettings:
     """How the pictures of an evaluation are drawn, and in which space they are compared."""
 
-    sampling_steps: int
-    """Steps of the sampler without noise, from 1 to the backbone's training timesteps."""
-    guidance: float
+    sampling_steps: Count
+    """Steps of the sampler without noise, at most the backbone's training timesteps (less its
+    scheduler's `steps_offset`)."""
+    guidance: NotNegative
     """The guidance scale; 1: no guidance."""
     features: str
     """The reward whose `features` are the space of diversity, drift and collapse."""
@@ -77,6 +116,10 @@ class Preset:
     """The name of the task where the user gives none."""
     evaluation: EvaluationSettings
     """The same for every method."""
+    resolution: tuple[Count, ...] | None = None
+    """Height and width of the pictures in pixels; None: the model's own."""
+    every: Mapping[str, Any] = field(default_factory=dict)
+    """Values over the Config's defaults of every method, of the fields that all have."""
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Per method, values over its Config's defaults, nested like it."""
 
@@ -95,6 +138,30 @@ class StepResult:
     """False if nothing in the step depends on the rewards, because they are all alike."""
     extra: Mapping[str, float] = field(default_factory=dict)
     """Whatever else is worth a column in steps.jsonl, by name."""
+
+
+Scores = Callable[[Any, "Tensor", Sequence[str]], "Tensor"]
+
+
+def _one_per_picture(call: Scores) -> Scores:
+    """A reward's ``__call__`` that refuses to return anything but B floating-point numbers.
+
+    Values of another shape would be broadcast against others, and gradients multiplied.
+    """
+
+    @functools.wraps(call)
+    def checked(self: Any, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        values = call(self, images, prompts)
+        shape, wanted = tuple(getattr(values, "shape", ())), (len(images),)
+        if shape != wanted or not getattr(values, "is_floating_point", bool)():
+            what = f"a {type(values).__name__} of shape {shape}, {getattr(values, 'dtype', 'none')}"
+            raise UserError(
+                f"reward {type(self).__name__} returned {what}; it must return a floating-point "
+                f"tensor of shape {wanted}, a number for each picture"
+            )
+        return values
+
+    return checked
 
 
 class Reward(ABC):
@@ -121,12 +188,28 @@ class Reward(ABC):
     standardised: ClassVar[bool] = False
     """Whether it is published in deviations from a mean, as ImageReward is."""
 
+    def __init_subclass__(cls) -> None:
+        if "__call__" in vars(cls):
+            cls.__call__ = _one_per_picture(cls.__call__)  # type: ignore[method-assign,assignment]
+
     @abstractmethod
     def __init__(self, device: Any) -> None: ...
 
     @abstractmethod
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """``images`` (B, 3, H, W) in [0, 1] and B prompts to rewards (B,)."""
+
+    @classmethod
+    def content(cls) -> str:
+        """A digest of the code and weights that its values depend on and no name says, or ''.
+
+        Part of a cell's identity, see ``benchmarks.content``.
+        """
+        return content.code(cls)
+
+    def cut(self, prompts: Sequence[str]) -> dict[str, str]:
+        """The prompts that it does not read to their end, and what it reads of them."""
+        return {}
 
     def calibrate(self, images: Tensor, prompts: Sequence[str]) -> dict[str, Any]:
         """Set whatever depends on the base model. ``images`` are its pictures of the ``prompts``.
@@ -372,10 +455,12 @@ class Context:
 class AdamW:
     """Settings of the optimizer that all methods use, ``benchmarks.optim.Optimizer``."""
 
-    lr: float = field(default=1e-3, metadata={"help": "learning rate"})
-    weight_decay: float = field(default=1e-4, metadata={"help": "decoupled weight decay"})
-    clip: float = field(default=1.0, metadata={"help": "largest gradient norm"})
-    beta2: float = field(default=0.999, metadata={"help": "decay of the second moment"})
+    lr: Positive = field(default=1e-3, metadata={"help": "learning rate"})
+    weight_decay: NotNegative = field(default=1e-4, metadata={"help": "decoupled weight decay"})
+    clip: Positive = field(default=1.0, metadata={"help": "largest gradient norm"})
+    beta2: Annotated[float, Within(least=0, below=1)] = field(
+        default=0.999, metadata={"help": "decay of the second moment"}
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -387,9 +472,9 @@ class Sampling:
     ``resized`` how many samples it draws, whatever its own fields are called.
     """
 
-    micro_batch: int = field(default=8, metadata={"help": "samples at once; changes memory only"})
-    sampling_steps: int = field(default=50, metadata={"help": "sampling steps [ours]"})
-    guidance: float = field(default=7.5, metadata={"help": "guidance scale [ours]"})
+    micro_batch: Count = field(default=8, metadata={"help": "samples at once; changes memory only"})
+    sampling_steps: Count = field(default=50, metadata={"help": "sampling steps [ours]"})
+    guidance: NotNegative = field(default=7.5, metadata={"help": "guidance scale [ours]"})
 
     @property
     def update_size(self) -> int:
@@ -416,7 +501,7 @@ class Sampling:
 class Batch(Sampling):
     """The ``Sampling`` of a method whose optimizer steps draw one batch each."""
 
-    batch_size: int = field(default=64, metadata={"help": "samples per update [ours]"})
+    batch_size: Count = field(default=64, metadata={"help": "samples per update [ours]"})
 
     @property
     def update_size(self) -> int:

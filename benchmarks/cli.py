@@ -20,7 +20,7 @@ import tyro
 
 from benchmarks import registry
 from benchmarks.api import UserError
-from benchmarks.config import OLD_KEEP
+from benchmarks.config import OLD_KEEP, ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,16 +61,20 @@ def parse_shard(text: str) -> slice:
     raise UserError(f"--shard {text}: write I/N with I from 1 to N")
 
 
+class Helped(SystemExit):
+    """``--help`` was asked for and printed. Any other SystemExit is somebody else's."""
+
+
 def cli(form: Any, **options: Any) -> Any:
-    """``tyro.cli``, with its framed and titled errors as one line. Raises UserError."""
+    """``tyro.cli``, with its framed and titled errors as one line. Raises UserError and Helped."""
     errors = io.StringIO()
     with contextlib.redirect_stderr(errors):
         try:
             # Comments explain the code; to look for help in them takes a tenth of the time.
             return tyro.cli(form, config=(tyro.conf.HelptextFromCommentsOff,), **options)
         except SystemExit as stop:
-            if not stop.code:  # help
-                raise
+            if not stop.code:
+                raise Helped(0) from None
     raise UserError(" ".join(re.sub("╭.*╮|[─-╿]", " ", errors.getvalue()).split()))
 
 
@@ -184,10 +188,11 @@ def explained(config: Any, sources: Mapping[str, str], prefix: str = "", note: s
     ``sources`` names the layer of each dotted field name. What is said of a table, ``note``, is
     said of each of its fields: where the defaults of a method's optimizer come from, say.
     """
-    cls = type(config)
+    cls: Any = type(config)
     fields = []
     kinds = typing.get_type_hints(cls)
     texts = {name: f"{text} {note}".strip() for name, text in meanings(cls).items()}
+    limits = {name: f"; {within}" for name, within in ranges(cls).items()}
     for name in texts:
         value = getattr(config, name)
         if dataclasses.is_dataclass(value):
@@ -195,7 +200,8 @@ def explained(config: Any, sources: Mapping[str, str], prefix: str = "", note: s
             fields.append((name, type(value), dataclasses.field(default=value)))
             continue
         source = sources[prefix + name]
-        text = texts[name] if source == "default" else f"{texts[name]}; set by {source}"
+        text = texts[name] + limits.get(name, "")
+        text = text if source == "default" else f"{text}; set by {source}"
         entry = dataclasses.field(default=value, metadata={"help": text})
         fields.append((name, kinds[name], entry))
     like = dataclasses.make_dataclass(cls.__name__, fields, frozen=True, kw_only=True)

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from benchmarks import registry
-from benchmarks.api import EvaluationSettings, Preset, Task, UserError
+from benchmarks import content, registry
+from benchmarks.api import Count, EvaluationSettings, Preset, Task, UserError, Within
 from benchmarks.registry import hint
 
 FOLDER = Path(__file__).parent
@@ -48,9 +48,9 @@ def read_toml(path: Path) -> dict[str, Any]:
 class TaskEvaluation:
     """The table ``[evaluation]`` of a task's file."""
 
-    train_every: int
-    train_images: int
-    unseen_images: int
+    train_every: Count
+    train_images: Count
+    unseen_images: Count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,10 @@ def load_task(name: str) -> Task:
     Raises UserError for an unknown name, a wrong or missing key, or an empty list of prompts.
     """
     source = Path(name) if name.endswith(".toml") else _named(registry.tasks, name)
-    return source if isinstance(source, Task) else _read_task(source)
+    if isinstance(source, Task):
+        check_task(source, f"task {name}")
+        return source
+    return _read_task(source)
 
 
 def _named(known: registry.Registry, name: str) -> Any:
@@ -106,14 +109,12 @@ def _prompts(file: TaskFile, split: str) -> tuple[str, ...]:
 
 
 def check_task(task: Task, where: str) -> None:
-    """Raises UserError for empty prompts and counts below 1."""
+    """Raises UserError for empty prompts and numbers outside of their ranges."""
+    check_ranges(task, where)
     for key in ("train", "unseen"):
         prompts = getattr(task, key)
         if not prompts or not all(prompt.strip() for prompt in prompts):
             raise UserError(f"{where}: {key} must be a list of prompts, none of them empty")
-    for key in ("train_every", "train_images", "unseen_images"):
-        if getattr(task, key) < 1:
-            raise UserError(f"{where}: {key} must be at least 1")
     if task.guard and min(task.train_images, task.unseen_images) < 2:
         raise UserError(f"{where}: with a guard, train_images and unseen_images must be at least 2")
 
@@ -126,7 +127,9 @@ class PresetFile:
     like: str | None = None
     budget: str | None = None
     task: str | None = None
+    resolution: tuple[Count, ...] | None = None
     evaluation: Mapping[str, Any] = field(default_factory=dict)
+    every: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_preset(backbone: str) -> Preset:
@@ -138,7 +141,10 @@ def load_preset(backbone: str) -> Preset:
     if not own and backbone not in registry.backbones.names():
         return dataclasses.replace(load_preset("emoji"), model=backbone)
     source = Path(backbone) if own else _named(registry.backbones, backbone)
-    return source if isinstance(source, Preset) else _read_preset(source)
+    if isinstance(source, Preset):
+        check_ranges(source.evaluation, f"backbone {backbone}: evaluation")
+        return source
+    return _read_preset(source)
 
 
 def _read_preset(path: Path) -> Preset:
@@ -178,8 +184,28 @@ def _read_preset(path: Path) -> Preset:
         budget=budget,
         task=task,
         evaluation=evaluation,
+        resolution=file.resolution or (below.resolution if below else None),
+        every=merged(below.every, file.every) if below else file.every,
         methods=methods,
     )
+
+
+def backbone_content(backbone: str) -> str:
+    """A digest of what a backbone's name does not say of its weights, or ''.
+
+    Of a folder its files; of a name or file of the user's own also which hub id or code it means,
+    and the resolution. A hub id is what its name says, best with ``@`` and a commit.
+    """
+    preset = load_preset(backbone)
+    model: Any = preset.model
+    ours = registry.backbones.origins.get(backbone, "").startswith("benchmarks/")
+    if not isinstance(model, str):
+        found = content.code(model)
+    elif Path(model).is_dir():
+        found = content.model_folder(Path(model))
+    else:
+        found = "" if ours or model == backbone else model
+    return found if ours or not preset.resolution else f"{found} {list(preset.resolution)}"
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -204,7 +230,9 @@ def build(cls: type[Thing], values: Any, where: str) -> Thing:
     missing = [f.name for f in fields if f.name not in found and not _has_default(f)]
     if missing:
         raise UserError(f"{where}: missing {', '.join(missing)}")
-    return cls(**found)
+    made = cls(**found)
+    check_ranges(made, where)
+    return made
 
 
 def override(config: Thing, values: Any, where: str) -> Thing:
@@ -213,7 +241,46 @@ def override(config: Thing, values: Any, where: str) -> Thing:
     Raises UserError as ``build`` does.
     """
     found = checked(type(config), values, where, config)
-    return dataclasses.replace(config, **found)  # type: ignore[type-var]
+    made: Any = dataclasses.replace(config, **found)  # type: ignore[type-var]
+    check_ranges(made, where)
+    return made
+
+
+def check_ranges(thing: Any, where: str) -> None:
+    """Raises UserError for a number in a dataclass that is outside of the range of its field.
+
+    In a field without a range only NaN is.
+    """
+    cls: Any = type(thing)
+    known = ranges(cls)
+    for entry in dataclasses.fields(thing):
+        value = getattr(thing, entry.name)
+        if dataclasses.is_dataclass(value):
+            check_ranges(value, f"{where}.{entry.name}")
+        for number in value if isinstance(value, tuple) else (value,):
+            within = known.get(entry.name)
+            wrong = within and isinstance(number, int | float) and not within.holds(number)
+            if wrong or (isinstance(number, float) and number != number):
+                wanted = within or "a number"
+                raise UserError(f"{where}: {entry.name} must be {wanted}, not {number!r}")
+
+
+@functools.cache
+def ranges(cls: Any) -> dict[str, Within]:
+    """The ranges of a dataclass's fields, as their types or those of its bases say."""
+    found: dict[str, Within] = {}
+    for base in filter(dataclasses.is_dataclass, reversed(cls.__mro__)):
+        for name, kind in typing.get_type_hints(base, include_extras=True).items():
+            if within := _within(kind):
+                found[name] = within
+    return found
+
+
+def _within(kind: Any) -> Within | None:
+    """The range that stands in a type, also in one of its parts."""
+    notes = [note for note in getattr(kind, "__metadata__", ()) if isinstance(note, Within)]
+    inner = filter(None, map(_within, typing.get_args(kind)))
+    return notes[0] if notes else next(inner, None)
 
 
 def checked(cls: type, values: Any, where: str, below: Any = None) -> dict[str, Any]:
@@ -311,7 +378,7 @@ def method_layers(name: str, preset: Preset, *more: Layer) -> list[Layer]:
     """
     registry.methods.get(name)
     variant = registry.methods.variants.get(name)
-    layers: list[Layer] = []
+    layers: list[Layer] = [(preset.every, f"preset {preset.name}, table every")]
     if variant:
         whose = f"preset {preset.name}, table {variant.of}"
         layers += [(preset.methods.get(variant.of, {}), whose), (variant.values, f"variant {name}")]
@@ -325,6 +392,7 @@ def method_config(name: str, preset: Preset, *more: Layer) -> tuple[Any, dict[st
     Raises UserError for a layer that does not fit, naming it.
     """
     config = registry.methods.get(name).Config()
+    check_ranges(config, f"method {name}: default of Config")
     sources = dict.fromkeys(flat(dataclasses.asdict(config)), "default")
     for values, where in method_layers(name, preset, *more):
         config = override(config, values, where)

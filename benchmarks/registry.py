@@ -10,12 +10,14 @@ cannot be imported is listed with its reason and stops nobody else.
 from __future__ import annotations
 
 import ast
+import dataclasses
 import difflib
 import fnmatch
 import functools
 import importlib
 import importlib.util
 import itertools
+import keyword
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -25,7 +27,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from benchmarks.api import Method, UserError
+from benchmarks.api import Method, Reward, UserError
 
 if TYPE_CHECKING:
     from benchmarks.api import Preset, Task
@@ -73,7 +75,10 @@ class Registry:
         self._modules: dict[str, str] = {}  # of names in this tree, imported or not
 
     def register(self, name: str) -> Callable[[Thing], Thing]:
-        """Decorator that adds a class or function; raises UserError if the name is taken."""
+        """Decorator that adds a class or function.
+
+        Raises UserError if the name is taken or no name, or if the thing cannot be of this kind.
+        """
 
         def add(thing: Thing) -> Thing:
             self._add(name, thing, first_sentence(thing.__doc__ or ""))
@@ -89,14 +94,29 @@ class Registry:
 
     def _add(self, name: str, thing: Any, about: str) -> None:
         self._read_tree()
-        module = thing.__module__
+        if not isinstance(name, str):
+            raise UserError(f"a {self.kind} needs a name: @register_{self.kind}('my_idea')")
+        module = getattr(thing, "__module__", "?")
         if name in self.entries or self._modules.get(name, module) != module:
             raise UserError(
                 f"{self.kind} {name!r} from {_source or module} is already registered by "
                 f"{self.origins[name]}; give it another name"
             )
+        if wrong := self._unfit(name, thing):
+            raise UserError(f"{self.kind} {name!r} from {_source or module}: {wrong}")
         self.entries[name], self.summaries[name] = thing, about
         self.origins[name] = self._modules.get(name) or _source or module
+
+    def _unfit(self, name: str, thing: Any) -> str | None:
+        """Why there cannot be such a thing of this kind, or not under this name."""
+        pattern = self.kind == "reward" and "*" in name
+        if not pattern and not re.fullmatch(r"[A-Za-z][\w.-]*", name, re.ASCII):
+            return "a name is a letter, then letters, digits, '_', '-' and '.'"
+        if self.kind == "method":
+            return _unfit_method_name(name, self.entries) or _unfit_method(thing)
+        if self.kind == "reward" and not pattern:
+            return _unfit_reward(thing)
+        return None if callable(thing) else f"it must be a function, not {thing!r:.50}"
 
     def get(self, name: str) -> Any:
         """The thing of that name; an unknown name is an error with the nearest known one.
@@ -154,6 +174,50 @@ class Registry:
             self.entries[path.stem] = path
             self.origins[path.stem] = path.relative_to(ROOT).as_posix()
             self.summaries[path.stem] = first_sentence(_comment(path))
+
+
+def _unfit_method_name(name: str, known: Iterable[str]) -> str | None:
+    """Why a method cannot be called so: its name begins options, and is a field of a form."""
+    field = name.replace("-", "_")
+    if "." in name or keyword.iskeyword(field) or field == "options":
+        return "a method's name may not have a '.' and not be a word of Python, nor 'options'"
+    same = [other for other in known if other.replace("-", "_") == field]
+    return f"its options would be those of {same[0]!r}" if same else None
+
+
+def _unfit_method(thing: Any) -> str | None:
+    """What a class lacks of a method."""
+    if missing := _abstract(thing, Method):
+        return missing
+    config = getattr(thing, "Config", None)
+    if not isinstance(config, type) or not dataclasses.is_dataclass(config):
+        return "its Config must be a dataclass: the method's options, inheriting Batch or Sampling"
+    bare = [
+        f.name
+        for f in dataclasses.fields(config)
+        if f.default is dataclasses.MISSING is f.default_factory
+    ]
+    if bare:
+        return f"every field of its Config needs a default; {', '.join(bare)} has none"
+    if getattr(thing, "needs", None) not in ({"reward"}, {"reward_grad"}):
+        return "its needs must be frozenset({'reward'}) or frozenset({'reward_grad'})"
+    return None
+
+
+def _unfit_reward(thing: Any) -> str | None:
+    """What a class lacks of a reward."""
+    if missing := _abstract(thing, Reward):
+        return missing
+    said = [name for name in ("unit", "reference", "differentiable") if not hasattr(thing, name)]
+    return f"it must say its {', '.join(said)}" if said else None
+
+
+def _abstract(thing: Any, base: type) -> str | None:
+    """Why a thing is no class that derives from ``base`` and defines all that it must."""
+    if not isinstance(thing, type) or not issubclass(thing, base):
+        return f"it must be a class that derives from {base.__name__}, not {thing!r:.60}"
+    undefined = ", ".join(sorted(getattr(thing, "__abstractmethods__", ())))
+    return f"it does not define {undefined}" if undefined else None
 
 
 def _comment(path: Path) -> str:
@@ -253,7 +317,7 @@ def load_entry_points() -> None:
         try:
             with _registering_from(package):
                 point.load()
-        except Exception as error:  # noqa: BLE001 - a foreign plugin may fail in any way
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - it may fail in any way
             broken[f"{package} ({point.value})"] = f"{type(error).__name__}: {error}"
 
 
@@ -269,5 +333,5 @@ def load_plugin(path: Path) -> None:
             spec.loader.exec_module(module)
     except UserError as error:
         raise UserError(f"--plugin {path}: {error}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"--plugin {path}: {type(error).__name__}: {error}") from error

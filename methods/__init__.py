@@ -1,18 +1,27 @@
 """Methods: one readable file each. All that a method needs is imported from here.
 
 ``register_method`` makes one known to the registry, ``method_variant`` a configuration of it.
+``Count``, ``Positive`` and the like are the types of a Config's numbers, and say what they may be.
 """
 
 from benchmarks.api import (
     AdamW,
     Batch,
     Context,
+    Count,
+    Finite,
+    Index,
     Method,
+    NotNegative,
+    Positive,
     Sampler,
     Sampling,
+    Share,
     StepResult,
     Trajectory,
     UserError,
+    Within,
+    ZeroToOne,
 )
 from benchmarks.distributed import gather, micro_batches, share, total
 from benchmarks.lazy import torch
@@ -23,13 +32,21 @@ __all__ = [
     "AdamW",
     "Batch",
     "Context",
+    "Count",
+    "Finite",
+    "Index",
     "Method",
+    "NotNegative",
     "Optimizer",
+    "Positive",
     "Sampler",
     "Sampling",
+    "Share",
     "StepResult",
     "Trajectory",
     "UserError",
+    "Within",
+    "ZeroToOne",
     "gather",
     "method_variant",
     "micro_batches",

@@ -16,13 +16,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from methods import (
     AdamW,
     Context,
+    Count,
     Method,
     Optimizer,
     Sampler,
     Sampling,
+    Share,
     StepResult,
     Trajectory,
     UserError,
+    ZeroToOne,
     gather,
     micro_batches,
     torch,
@@ -37,11 +40,11 @@ if TYPE_CHECKING:
 class Rounds(Sampling):
     """The ``Config`` of such a method. It gives these fields defaults of its own."""
 
-    samples_per_round: int = field(default=256, metadata={"help": "samples per round [ours]"})
-    samples_per_prompt: int = field(default=8, metadata={"help": "pictures of each prompt [ours]"})
-    updates_per_round: int = field(default=1, metadata={"help": "optimizer steps per pass [ours]"})
-    inner_epochs: int = field(default=1, metadata={"help": "passes over a round [ours]"})
-    eta: float = field(default=1.0, metadata={"help": "the sampler's stochasticity [ours]"})
+    samples_per_round: Count = field(default=256, metadata={"help": "samples per round [ours]"})
+    samples_per_prompt: Count = field(default=8, metadata={"help": "of each prompt [ours]"})
+    updates_per_round: Count = field(default=1, metadata={"help": "updates per pass [ours]"})
+    inner_epochs: Count = field(default=1, metadata={"help": "passes over a round [ours]"})
+    eta: ZeroToOne = field(default=1.0, metadata={"help": "the sampler's stochasticity [ours]"})
     optimizer: AdamW = field(default=AdamW(lr=3e-4), metadata={"help": "[ours]"})
 
     @property
@@ -63,7 +66,7 @@ class Rounds(Sampling):
 class StepRounds(Rounds):
     """The ``Config`` of such a method that trains on the sampling steps of a round."""
 
-    timestep_fraction: float = field(
+    timestep_fraction: Share = field(
         default=1.0, metadata={"help": "share of the sampling steps that an update trains [ours]"}
     )
 

@@ -19,7 +19,9 @@ from methods import (
     AdamW,
     Batch,
     Context,
+    Count,
     Method,
+    NotNegative,
     Optimizer,
     StepResult,
     micro_batches,
@@ -29,15 +31,16 @@ from methods import (
 
 
 # Every field has a default and says where its value comes from. Each becomes an option of the
-# command line (--NAME.batch-size 16) and a key of a TOML file ([NAME] batch_size = 16).
+# command line (--NAME.batch-size 16) and a key of a TOML file ([NAME] batch_size = 16). Its type
+# also says what it may be: Count is an int of at least 1, see benchmarks/api.py for others.
 @dataclass(frozen=True, kw_only=True)
 class Config(Batch):
     """Settings of NAME."""
 
-    batch_size: int = field(default=8, metadata={"help": "samples per update [ours]"})
-    micro_batch: int = field(default=8, metadata={"help": "samples at once; changes memory only"})
-    sampling_steps: int = field(default=20, metadata={"help": "DDIM steps [ours]"})
-    guidance: float = field(default=2.5, metadata={"help": "guidance scale [ours]"})
+    batch_size: Count = field(default=8, metadata={"help": "samples per update [ours]"})
+    micro_batch: Count = field(default=8, metadata={"help": "samples at once; changes memory only"})
+    sampling_steps: Count = field(default=20, metadata={"help": "DDIM steps [ours]"})
+    guidance: NotNegative = field(default=2.5, metadata={"help": "guidance scale [ours]"})
     optimizer: AdamW = field(default=AdamW(lr=1e-3), metadata={"help": "[ours]"})
 
 

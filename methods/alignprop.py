@@ -27,10 +27,15 @@ from methods import (
     AdamW,
     Batch,
     Context,
+    Count,
+    Finite,
     Method,
+    NotNegative,
     Optimizer,
+    Positive,
     StepResult,
     UserError,
+    ZeroToOne,
     method_variant,
     micro_batches,
     register_method,
@@ -48,12 +53,14 @@ class Truncation:
     mode: Mode = field(
         default="per_trajectory", metadata={"help": "how K is chosen [paper, sec. 4]"}
     )
-    k: int = field(default=1, metadata={"help": "K of mode fixed [paper, ablation]"})
-    mean: float = field(
+    k: Count = field(default=1, metadata={"help": "K of mode fixed [paper, ablation]"})
+    mean: Finite = field(
         default=8.0, metadata={"help": "mean of K, mode normal [later branch: 50-42]"}
     )
-    std: float = field(default=5.0, metadata={"help": "its standard deviation [later branch]"})
-    group: int | None = field(
+    std: NotNegative = field(
+        default=5.0, metadata={"help": "its standard deviation [later branch]"}
+    )
+    group: Count | None = field(
         default=4, metadata={"help": f"samples that share a draw; none: the whole update [{CODE}]"}
     )
 
@@ -62,17 +69,17 @@ class Truncation:
 class Config(Batch):
     """AlignProp for SD v1.5, as released."""
 
-    batch_size: int = field(default=128, metadata={"help": f"samples per update [{CODE}]"})
-    micro_batch: int = field(default=4, metadata={"help": "samples at once; changes memory only"})
-    sampling_steps: int = field(default=50, metadata={"help": f"DDIM steps [{CODE}]"})
-    guidance: float = field(default=7.5, metadata={"help": f"guidance scale [{CODE}]"})
-    eta: float = field(default=0.0, metadata={"help": f"DDIM stochasticity [{CODE}]"})
+    batch_size: Count = field(default=128, metadata={"help": f"samples per update [{CODE}]"})
+    micro_batch: Count = field(default=4, metadata={"help": "samples at once; changes memory only"})
+    sampling_steps: Count = field(default=50, metadata={"help": f"DDIM steps [{CODE}]"})
+    guidance: NotNegative = field(default=7.5, metadata={"help": f"guidance scale [{CODE}]"})
+    eta: ZeroToOne = field(default=0.0, metadata={"help": f"DDIM stochasticity [{CODE}]"})
     truncation: Truncation = field(default=Truncation())
-    target: float | None = field(
+    target: Finite | None = field(
         default=None,
         metadata={"help": "approach this reward instead of maximising [10, aesthetic]"},
     )
-    loss_scale: float = field(default=0.01, metadata={"help": f"factor of the loss [{CODE}]"})
+    loss_scale: Positive = field(default=0.01, metadata={"help": f"factor of the loss [{CODE}]"})
     optimizer: AdamW = field(
         default=AdamW(lr=1e-3, weight_decay=0.1, clip=5.0), metadata={"help": f"[{CODE}]"}
     )

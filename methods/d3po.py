@@ -16,7 +16,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from methods import AdamW, register_method, torch
+from methods import (
+    AdamW,
+    Count,
+    NotNegative,
+    Positive,
+    Share,
+    ZeroToOne,
+    register_method,
+    torch,
+)
 from methods._policy import Actions, PolicyMethod
 from methods._rounds import Round, StepRounds, dpo_loss, preferences
 
@@ -30,19 +39,19 @@ CODE = "d3po config/base.py"
 class Config(StepRounds):
     """D3PO for SD v1.5 with LoRA, as in the authors' code."""
 
-    samples_per_round: int = field(default=40, metadata={"help": f"20 pairs [{CODE}]"})
-    samples_per_prompt: int = field(default=2, metadata={"help": f"a pair [{CODE}]"})
-    updates_per_round: int = field(default=20, metadata={"help": f"one per pair [{CODE}]"})
-    inner_epochs: int = field(default=1, metadata={"help": f"passes over a round [{CODE}]"})
-    micro_batch: int = field(default=2, metadata={"help": "samples at once; changes memory only"})
-    sampling_steps: int = field(default=20, metadata={"help": f"DDIM steps [{CODE}]"})
-    guidance: float = field(default=5.0, metadata={"help": f"also in training [{CODE}]"})
-    eta: float = field(default=1.0, metadata={"help": f"DDIM stochasticity [{CODE}]"})
-    timestep_fraction: float = field(
+    samples_per_round: Count = field(default=40, metadata={"help": f"20 pairs [{CODE}]"})
+    samples_per_prompt: Count = field(default=2, metadata={"help": f"a pair [{CODE}]"})
+    updates_per_round: Count = field(default=20, metadata={"help": f"one per pair [{CODE}]"})
+    inner_epochs: Count = field(default=1, metadata={"help": f"passes over a round [{CODE}]"})
+    micro_batch: Count = field(default=2, metadata={"help": "samples at once; changes memory only"})
+    sampling_steps: Count = field(default=20, metadata={"help": f"DDIM steps [{CODE}]"})
+    guidance: NotNegative = field(default=5.0, metadata={"help": f"also in training [{CODE}]"})
+    eta: ZeroToOne = field(default=1.0, metadata={"help": f"DDIM stochasticity [{CODE}]"})
+    timestep_fraction: Share = field(
         default=1.0, metadata={"help": f"share of scored steps trained on [{CODE}]"}
     )
-    beta: float = field(default=0.1, metadata={"help": f"sharpness of the comparison [{CODE}]"})
-    clip: float = field(default=0.1, metadata={"help": f"e, of the ratio to the base [{CODE}]"})
+    beta: Positive = field(default=0.1, metadata={"help": f"sharpness of the comparison [{CODE}]"})
+    clip: Positive = field(default=0.1, metadata={"help": f"e, of the ratio to the base [{CODE}]"})
     optimizer: AdamW = field(
         default=AdamW(lr=3e-5, weight_decay=1e-4, clip=1.0), metadata={"help": f"[{CODE}]"}
     )

@@ -22,7 +22,19 @@ from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from methods import AdamW, Context, method_variant, register_method, torch
+from methods import (
+    AdamW,
+    Context,
+    Count,
+    NotNegative,
+    Positive,
+    Share,
+    UserError,
+    ZeroToOne,
+    method_variant,
+    register_method,
+    torch,
+)
 from methods._policy import Actions, PolicyMethod, clipped_surrogate
 from methods._rounds import Round, StepRounds
 
@@ -36,27 +48,27 @@ CODE = "ddpo-pytorch"
 class Config(StepRounds):
     """DDPO for SD v1.5 with LoRA, as in ddpo-pytorch."""
 
-    samples_per_round: int = field(default=256, metadata={"help": f"samples per round [{CODE}]"})
-    samples_per_prompt: int = field(
+    samples_per_round: Count = field(default=256, metadata={"help": f"samples per round [{CODE}]"})
+    samples_per_prompt: Count = field(
         default=1, metadata={"help": f"pictures of each prompt drawn [1: {CODE}; more: ours]"}
     )
-    updates_per_round: int = field(
+    updates_per_round: Count = field(
         default=2, metadata={"help": f"optimizer steps per pass [{CODE}]"}
     )
-    inner_epochs: int = field(default=1, metadata={"help": f"passes over a round [{CODE}]"})
-    micro_batch: int = field(default=8, metadata={"help": "samples at once; changes memory only"})
-    sampling_steps: int = field(default=50, metadata={"help": f"DDIM steps [{CODE}]"})
-    guidance: float = field(default=5.0, metadata={"help": f"also in training [{CODE}]"})
-    eta: float = field(default=1.0, metadata={"help": f"DDIM stochasticity [{CODE}]"})
-    clip: float | None = field(
+    inner_epochs: Count = field(default=1, metadata={"help": f"passes over a round [{CODE}]"})
+    micro_batch: Count = field(default=8, metadata={"help": "samples at once; changes memory only"})
+    sampling_steps: Count = field(default=50, metadata={"help": f"DDIM steps [{CODE}]"})
+    guidance: NotNegative = field(default=5.0, metadata={"help": f"also in training [{CODE}]"})
+    eta: ZeroToOne = field(default=1.0, metadata={"help": f"DDIM stochasticity [{CODE}]"})
+    clip: Positive | None = field(
         default=1e-4, metadata={"help": f"ratio clip; None: DDPO-SF [{CODE}]"}
     )
-    max_advantage: float = field(default=5.0, metadata={"help": f"advantage clip [{CODE}]"})
-    timestep_fraction: float = field(
+    max_advantage: Positive = field(default=5.0, metadata={"help": f"advantage clip [{CODE}]"})
+    timestep_fraction: Share = field(
         default=1.0, metadata={"help": f"share of scored steps trained on [{CODE}]"}
     )
-    buffer_size: int = field(default=32, metadata={"help": f"rewards kept per prompt [{CODE}]"})
-    buffer_min: int = field(
+    buffer_size: Count = field(default=32, metadata={"help": f"rewards kept per prompt [{CODE}]"})
+    buffer_min: Count = field(
         default=16, metadata={"help": f"fewer: statistics of the round [{CODE}]"}
     )
     optimizer: AdamW = field(
@@ -91,6 +103,11 @@ class DDPO(PolicyMethod):
     Config: ClassVar[type] = Config
 
     def __init__(self, config: Config, context: Context) -> None:
+        if config.buffer_min > config.buffer_size:
+            raise UserError(
+                f"buffer_min is {config.buffer_min}, but only buffer_size, {config.buffer_size}, "
+                "rewards are kept per prompt"
+            )
         super().__init__(config, context)
         self.statistics = PromptStatistics(config.buffer_size, config.buffer_min)
 

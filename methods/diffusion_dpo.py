@@ -17,7 +17,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from methods import AdamW, register_method, torch
+from methods import (
+    AdamW,
+    Count,
+    NotNegative,
+    Positive,
+    ZeroToOne,
+    register_method,
+    torch,
+)
 from methods._rounds import Round, RoundMethod, Rounds, dpo_loss, preferences
 
 if TYPE_CHECKING:
@@ -30,18 +38,18 @@ CODE = "DiffusionDPO"
 class Config(Rounds):
     """Diffusion-DPO for SD v1.5 with LoRA."""
 
-    samples_per_round: int = field(default=256, metadata={"help": "128 pairs per round [ours]"})
-    samples_per_prompt: int = field(default=2, metadata={"help": f"a pair [{CODE}]"})
-    updates_per_round: int = field(
+    samples_per_round: Count = field(default=256, metadata={"help": "128 pairs per round [ours]"})
+    samples_per_prompt: Count = field(default=2, metadata={"help": f"a pair [{CODE}]"})
+    updates_per_round: Count = field(
         default=4,
         metadata={"help": "optimizer steps per pass, 32 pairs each [diffusers' LoRA code]"},
     )
-    inner_epochs: int = field(default=4, metadata={"help": "passes over a round [ours]"})
-    micro_batch: int = field(default=8, metadata={"help": "samples at once; changes memory only"})
-    sampling_steps: int = field(default=50, metadata={"help": "DDIM steps [ours]"})
-    guidance: float = field(default=7.5, metadata={"help": "in sampling only [ours]"})
-    eta: float = field(default=0.0, metadata={"help": "DDIM stochasticity [ours]"})
-    beta: float = field(default=5000.0, metadata={"help": f"strength of the KL [{CODE}]"})
+    inner_epochs: Count = field(default=4, metadata={"help": "passes over a round [ours]"})
+    micro_batch: Count = field(default=8, metadata={"help": "samples at once; changes memory only"})
+    sampling_steps: Count = field(default=50, metadata={"help": "DDIM steps [ours]"})
+    guidance: NotNegative = field(default=7.5, metadata={"help": "in sampling only [ours]"})
+    eta: ZeroToOne = field(default=0.0, metadata={"help": "DDIM stochasticity [ours]"})
+    beta: Positive = field(default=5000.0, metadata={"help": f"strength of the KL [{CODE}]"})
     optimizer: AdamW = field(
         default=AdamW(lr=1e-5, weight_decay=1e-2, clip=1.0),
         metadata={"help": f"[{CODE}, where lr 2e-5 is for all weights; LoRA: diffusers' code]"},

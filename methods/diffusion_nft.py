@@ -23,7 +23,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from methods import AdamW, Context, StepResult, register_method, torch
+from methods import (
+    AdamW,
+    Context,
+    Count,
+    NotNegative,
+    Positive,
+    Share,
+    StepResult,
+    ZeroToOne,
+    register_method,
+    torch,
+)
 from methods._rounds import Round, RoundMethod, StepRounds, group_advantages
 
 if TYPE_CHECKING:
@@ -36,26 +47,26 @@ CODE = "DiffusionNFT config/nft.py"
 class Config(StepRounds):
     """DiffusionNFT with LoRA, as for SD 3.5 in the authors' code."""
 
-    samples_per_round: int = field(default=1152, metadata={"help": f"48 prompts [{CODE}]"})
-    samples_per_prompt: int = field(default=24, metadata={"help": f"pictures of each [{CODE}]"})
-    updates_per_round: int = field(default=1, metadata={"help": f"optimizer steps [{CODE}]"})
-    inner_epochs: int = field(default=1, metadata={"help": f"passes over a round [{CODE}]"})
-    micro_batch: int = field(default=9, metadata={"help": "samples at once; changes memory only"})
-    sampling_steps: int = field(default=10, metadata={"help": f"without noise [{CODE}]"})
-    guidance: float = field(default=1.0, metadata={"help": f"1 is none [{CODE}]"})
-    eta: float = field(default=0.0, metadata={"help": f"stochasticity of the sampler [{CODE}]"})
-    timestep_fraction: float = field(
+    samples_per_round: Count = field(default=1152, metadata={"help": f"48 prompts [{CODE}]"})
+    samples_per_prompt: Count = field(default=24, metadata={"help": f"pictures of each [{CODE}]"})
+    updates_per_round: Count = field(default=1, metadata={"help": f"optimizer steps [{CODE}]"})
+    inner_epochs: Count = field(default=1, metadata={"help": f"passes over a round [{CODE}]"})
+    micro_batch: Count = field(default=9, metadata={"help": "samples at once; changes memory only"})
+    sampling_steps: Count = field(default=10, metadata={"help": f"without noise [{CODE}]"})
+    guidance: NotNegative = field(default=1.0, metadata={"help": f"1 is none [{CODE}]"})
+    eta: ZeroToOne = field(default=0.0, metadata={"help": f"stochasticity of the sampler [{CODE}]"})
+    timestep_fraction: Share = field(
         default=1.0, metadata={"help": f"share of the sampling steps trained on [{CODE}: 0.99]"}
     )
-    beta: float = field(
+    beta: Positive = field(
         default=1.0, metadata={"help": f"size of the implicit step [{CODE}; some rewards: 0.1]"}
     )
-    max_advantage: float = field(default=5.0, metadata={"help": f"advantage clip [{CODE}]"})
-    kl: float = field(default=1e-4, metadata={"help": f"weight of the KL to the base [{CODE}]"})
-    decay_rate: float = field(
+    max_advantage: Positive = field(default=5.0, metadata={"help": f"advantage clip [{CODE}]"})
+    kl: NotNegative = field(default=1e-4, metadata={"help": f"weight of the KL [{CODE}]"})
+    decay_rate: NotNegative = field(
         default=0.001, metadata={"help": f"growth of d per optimizer step [{CODE}]"}
     )
-    max_decay: float = field(default=0.5, metadata={"help": f"largest d [{CODE}]"})
+    max_decay: ZeroToOne = field(default=0.5, metadata={"help": f"largest d [{CODE}]"})
     optimizer: AdamW = field(
         default=AdamW(lr=3e-4, weight_decay=1e-4, clip=1.0), metadata={"help": f"[{CODE}]"}
     )

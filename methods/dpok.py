@@ -19,7 +19,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from methods import AdamW, Context, Optimizer, gather, register_method, torch
+from methods import (
+    AdamW,
+    Context,
+    Count,
+    NotNegative,
+    Optimizer,
+    Positive,
+    Share,
+    ZeroToOne,
+    gather,
+    register_method,
+    torch,
+)
 from methods._policy import Actions, PolicyMethod
 from methods._rounds import Round, StepRounds
 
@@ -33,21 +45,21 @@ CODE = "dpok train_online_pg.py"
 class Config(StepRounds):
     """DPOK for SD v1.5 with LoRA, as in the authors' code."""
 
-    samples_per_round: int = field(default=6, metadata={"help": f"samples per round [{CODE}]"})
-    samples_per_prompt: int = field(default=1, metadata={"help": f"pictures of each [{CODE}]"})
-    updates_per_round: int = field(default=1, metadata={"help": "optimizer steps per pass [ours]"})
-    inner_epochs: int = field(default=5, metadata={"help": f"policy steps per round [{CODE}]"})
-    micro_batch: int = field(default=2, metadata={"help": "samples at once; changes memory only"})
-    sampling_steps: int = field(default=50, metadata={"help": f"DDIM steps [{CODE}]"})
-    guidance: float = field(default=7.5, metadata={"help": f"also in training [{CODE}]"})
-    eta: float = field(default=1.0, metadata={"help": f"DDIM stochasticity [{CODE}]"})
-    timestep_fraction: float = field(
+    samples_per_round: Count = field(default=6, metadata={"help": f"samples per round [{CODE}]"})
+    samples_per_prompt: Count = field(default=1, metadata={"help": f"pictures of each [{CODE}]"})
+    updates_per_round: Count = field(default=1, metadata={"help": "updates per pass [ours]"})
+    inner_epochs: Count = field(default=5, metadata={"help": f"policy steps per round [{CODE}]"})
+    micro_batch: Count = field(default=2, metadata={"help": "samples at once; changes memory only"})
+    sampling_steps: Count = field(default=50, metadata={"help": f"DDIM steps [{CODE}]"})
+    guidance: NotNegative = field(default=7.5, metadata={"help": f"also in training [{CODE}]"})
+    eta: ZeroToOne = field(default=1.0, metadata={"help": f"DDIM stochasticity [{CODE}]"})
+    timestep_fraction: Share = field(
         default=0.08, metadata={"help": f"share of scored steps: 24 actions per update [{CODE}]"}
     )
-    clip: float = field(default=1e-4, metadata={"help": f"ratio clip [{CODE}]"})
-    reward_weight: float = field(default=100.0, metadata={"help": f"w [{CODE}]"})
-    kl: float = field(default=0.01, metadata={"help": f"weight of the KL [{CODE}]"})
-    value_steps: int = field(
+    clip: Positive = field(default=1e-4, metadata={"help": f"ratio clip [{CODE}]"})
+    reward_weight: NotNegative = field(default=100.0, metadata={"help": f"w [{CODE}]"})
+    kl: NotNegative = field(default=0.01, metadata={"help": f"weight of the KL [{CODE}]"})
+    value_steps: Count = field(
         default=5, metadata={"help": f"optimizer steps of V per round [{CODE}]"}
     )
     value_optimizer: AdamW = field(

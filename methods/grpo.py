@@ -21,7 +21,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from methods import AdamW, Context, Sampler, UserError, method_variant, register_method
+from methods import (
+    AdamW,
+    Context,
+    Count,
+    NotNegative,
+    Positive,
+    Sampler,
+    Share,
+    UserError,
+    ZeroToOne,
+    method_variant,
+    register_method,
+)
 from methods._policy import Actions, PolicyMethod, clipped_surrogate
 from methods._rounds import Round, StepRounds, group_advantages
 
@@ -37,26 +49,26 @@ MIX = "MixGRPO"
 class Config(StepRounds):
     """GRPO for SD v1.4, as in DanceGRPO."""
 
-    samples_per_round: int = field(
+    samples_per_round: Count = field(
         default=512, metadata={"help": f"32 prompts on 8 GPUs [{CODE}, hpsv2]"}
     )
-    samples_per_prompt: int = field(default=16, metadata={"help": f"the group [{CODE}]"})
-    updates_per_round: int = field(default=2, metadata={"help": f"optimizer steps [{CODE}]"})
-    inner_epochs: int = field(default=1, metadata={"help": f"passes over a round [{CODE}]"})
-    micro_batch: int = field(default=4, metadata={"help": "samples at once; changes memory only"})
-    sampling_steps: int = field(default=50, metadata={"help": f"DDIM steps [{CODE}]"})
-    guidance: float = field(default=5.0, metadata={"help": f"also in training [{CODE}]"})
-    eta: float = field(default=1.0, metadata={"help": f"DDIM stochasticity [{CODE}]"})
-    clip: float = field(default=1e-4, metadata={"help": f"ratio clip [{CODE}]"})
-    max_advantage: float = field(default=5.0, metadata={"help": f"advantage clip [{CODE}]"})
-    timestep_fraction: float = field(
+    samples_per_prompt: Count = field(default=16, metadata={"help": f"the group [{CODE}]"})
+    updates_per_round: Count = field(default=2, metadata={"help": f"optimizer steps [{CODE}]"})
+    inner_epochs: Count = field(default=1, metadata={"help": f"passes over a round [{CODE}]"})
+    micro_batch: Count = field(default=4, metadata={"help": "samples at once; changes memory only"})
+    sampling_steps: Count = field(default=50, metadata={"help": f"DDIM steps [{CODE}]"})
+    guidance: NotNegative = field(default=5.0, metadata={"help": f"also in training [{CODE}]"})
+    eta: ZeroToOne = field(default=1.0, metadata={"help": f"DDIM stochasticity [{CODE}]"})
+    clip: Positive = field(default=1e-4, metadata={"help": f"ratio clip [{CODE}]"})
+    max_advantage: Positive = field(default=5.0, metadata={"help": f"advantage clip [{CODE}]"})
+    timestep_fraction: Share = field(
         default=1.0, metadata={"help": f"share of scored steps trained on [{CODE}]"}
     )
-    kl: float = field(default=0.0, metadata={"help": f"weight of the KL [{CODE}; {FLOW}: 0.04]"})
-    window: int | None = field(
+    kl: NotNegative = field(default=0.0, metadata={"help": f"KL's weight [{CODE}; {FLOW}: 0.04]"})
+    window: Count | None = field(
         default=None, metadata={"help": f"stochastic steps; none: all [{CODE}; {MIX}: 4]"}
     )
-    window_rounds: int = field(
+    window_rounds: Count = field(
         default=25, metadata={"help": f"rounds before the window moves by one step [{MIX}]"}
     )
     optimizer: AdamW = field(

@@ -20,7 +20,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from methods import AdamW, Context, register_method, torch
+from methods import (
+    AdamW,
+    Context,
+    Count,
+    NotNegative,
+    Positive,
+    Share,
+    ZeroToOne,
+    register_method,
+    torch,
+)
 from methods._policy import Actions, PolicyMethod
 from methods._rounds import Round, StepRounds
 
@@ -32,21 +42,21 @@ if TYPE_CHECKING:
 class Config(StepRounds):
     """PRDP for SD v1.5 with LoRA."""
 
-    samples_per_round: int = field(
+    samples_per_round: Count = field(
         default=256, metadata={"help": "samples per round [ddpo-pytorch]"}
     )
-    samples_per_prompt: int = field(default=2, metadata={"help": "a pair [paper]"})
-    updates_per_round: int = field(default=2, metadata={"help": "optimizer steps [ddpo-pytorch]"})
-    inner_epochs: int = field(default=1, metadata={"help": "passes over a round [ddpo-pytorch]"})
-    micro_batch: int = field(default=2, metadata={"help": "samples at once; changes memory only"})
-    sampling_steps: int = field(default=50, metadata={"help": "DDIM steps [ddpo-pytorch]"})
-    guidance: float = field(default=5.0, metadata={"help": "also in training [ddpo-pytorch]"})
-    eta: float = field(default=1.0, metadata={"help": "DDIM stochasticity [ddpo-pytorch]"})
-    timestep_fraction: float = field(
+    samples_per_prompt: Count = field(default=2, metadata={"help": "a pair [paper]"})
+    updates_per_round: Count = field(default=2, metadata={"help": "optimizer steps [ddpo-pytorch]"})
+    inner_epochs: Count = field(default=1, metadata={"help": "passes over a round [ddpo-pytorch]"})
+    micro_batch: Count = field(default=2, metadata={"help": "samples at once; changes memory only"})
+    sampling_steps: Count = field(default=50, metadata={"help": "DDIM steps [ddpo-pytorch]"})
+    guidance: NotNegative = field(default=5.0, metadata={"help": "also in training [ddpo-pytorch]"})
+    eta: ZeroToOne = field(default=1.0, metadata={"help": "DDIM stochasticity [ddpo-pytorch]"})
+    timestep_fraction: Share = field(
         default=1.0, metadata={"help": "share of scored steps whose log-ratios are summed [paper]"}
     )
-    beta: float = field(default=1.0, metadata={"help": "weight of the KL in the target [ours]"})
-    clip: float = field(
+    beta: Positive = field(default=1.0, metadata={"help": "weight of the KL in the target [ours]"})
+    clip: Positive = field(
         default=1e-4, metadata={"help": "e, of each step's log-ratio [paper, as quoted by others]"}
     )
     optimizer: AdamW = field(

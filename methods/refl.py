@@ -24,8 +24,13 @@ from methods import (
     AdamW,
     Batch,
     Context,
+    Count,
+    Finite,
+    Index,
     Method,
+    NotNegative,
     Optimizer,
+    Positive,
     StepResult,
     UserError,
     method_variant,
@@ -42,21 +47,25 @@ CODE = "ImageReward repository"
 class Config(Batch):
     """ReFL for SD v1.5."""
 
-    batch_size: int = field(default=64, metadata={"help": "samples per update [ImageReward paper]"})
-    micro_batch: int = field(default=2, metadata={"help": "samples at once; changes memory only"})
-    sampling_steps: int = field(default=40, metadata={"help": f"DDIM steps [{CODE}]"})
-    guidance: float = field(default=1.0, metadata={"help": f"1 is none [{CODE}]"})
-    earliest: int = field(default=30, metadata={"help": f"first step that may be the one [{CODE}]"})
-    latest: int = field(default=39, metadata={"help": f"last step that may be the one [{CODE}]"})
-    margin: float | None = field(
+    batch_size: Count = field(
+        default=64, metadata={"help": "samples per update [ImageReward paper]"}
+    )
+    micro_batch: Count = field(default=2, metadata={"help": "samples at once; changes memory only"})
+    sampling_steps: Count = field(default=40, metadata={"help": f"DDIM steps [{CODE}]"})
+    guidance: NotNegative = field(default=1.0, metadata={"help": f"1 is none [{CODE}]"})
+    earliest: Index = field(
+        default=30, metadata={"help": f"first step that may be the one [{CODE}]"}
+    )
+    latest: Index = field(default=39, metadata={"help": f"last step that may be the one [{CODE}]"})
+    margin: Finite | None = field(
         default=2.0,
         metadata={
             "help": "of the hinge, in deviations of the base model's pictures above their mean; "
             f"none: maximise without bound [{CODE}]"
         },
     )
-    reward_weight: float = field(default=1e-3, metadata={"help": f"lambda [{CODE}]"})
-    pretrain_weight: float = field(
+    reward_weight: Positive = field(default=1e-3, metadata={"help": f"lambda [{CODE}]"})
+    pretrain_weight: NotNegative = field(
         default=0.0, metadata={"help": f"of the denoising loss [{CODE}; the paper has 1]"}
     )
     optimizer: AdamW = field(

@@ -23,10 +23,15 @@ from methods import (
     AdamW,
     Batch,
     Context,
+    Count,
     Method,
+    NotNegative,
     Optimizer,
+    Positive,
+    Share,
     StepResult,
     UserError,
+    ZeroToOne,
     gather,
     method_variant,
     micro_batches,
@@ -46,20 +51,22 @@ Scope = Literal["prompt", "set"]
 class Config(Batch):
     """RWR for SD v1.5."""
 
-    samples_per_round: int = field(
+    samples_per_round: Count = field(
         default=256, metadata={"help": f"N, the sampled set [ours; {CODE}: 10240]"}
     )
-    samples_per_prompt: int = field(
+    samples_per_prompt: Count = field(
         default=8, metadata={"help": f"pictures of each prompt drawn [ours; {CODE}: by chance]"}
     )
-    updates_per_round: int = field(
+    updates_per_round: Count = field(
         default=8, metadata={"help": f"optimizer steps per set [ours: 4 epochs; {CODE}: 5]"}
     )
-    batch_size: int = field(default=128, metadata={"help": "samples per update [ours]"})
-    micro_batch: int = field(default=8, metadata={"help": "samples at once; changes memory only"})
-    sampling_steps: int = field(default=50, metadata={"help": f"DDIM steps [{CODE}]"})
-    guidance: float = field(default=5.0, metadata={"help": f"in sampling and training [{CODE}]"})
-    eta: float = field(default=1.0, metadata={"help": f"DDIM stochasticity [{CODE}]"})
+    batch_size: Count = field(default=128, metadata={"help": "samples per update [ours]"})
+    micro_batch: Count = field(default=8, metadata={"help": "samples at once; changes memory only"})
+    sampling_steps: Count = field(default=50, metadata={"help": f"DDIM steps [{CODE}]"})
+    guidance: NotNegative = field(
+        default=5.0, metadata={"help": f"in sampling and training [{CODE}]"}
+    )
+    eta: ZeroToOne = field(default=1.0, metadata={"help": f"DDIM stochasticity [{CODE}]"})
     scope: Scope = field(
         default="prompt",
         metadata={
@@ -67,11 +74,11 @@ class Config(Batch):
             f"the whole set [prompt: ours; set: {CODE}]"
         },
     )
-    beta: float = field(
+    beta: Positive = field(
         default=1.0,
         metadata={"help": f"inverse temperature, scope prompt [ours]; scope set [{CODE}: 0.2]"},
     )
-    sparse: float | None = field(
+    sparse: Share | None = field(
         default=None, metadata={"help": f"share kept per prompt, e.g. 0.1: RWR-sparse [{CODE}]"}
     )
     optimizer: AdamW = field(
@@ -135,10 +142,13 @@ class RWR(Method):
     needs: ClassVar[frozenset[str]] = frozenset({"reward"})
 
     def __init__(self, config: Config, context: Context) -> None:
-        if config.sparse is not None and not 0 < config.sparse <= 1:
-            raise UserError(f"sparse is {config.sparse}; it is a share, above 0 and at most 1")
         if config.samples_per_round % config.samples_per_prompt:
             raise UserError("samples_per_round must be a multiple of samples_per_prompt")
+        if config.batch_size > config.samples_per_round:
+            raise UserError(
+                f"batch_size is {config.batch_size}, but a round has only samples_per_round, "
+                f"{config.samples_per_round}"
+            )
         self.config, self.context = config, context
         self.sampler = context.backbone.sampler(config.sampling_steps, config.eta)
         self.optimizer = Optimizer(config.optimizer, context.backbone.parameters())
@@ -149,10 +159,10 @@ class RWR(Method):
         if step % config.updates_per_round == 0:
             self.round = self.sample(step)
         assert self.round is not None
-        size = min(config.batch_size, config.samples_per_round)
         # With sparse weights most of the set is never looked at.
         useful = [i for i, w in enumerate(self.round.weights.tolist()) if w > 0]
-        order = [useful[i] for i in streams.permutation("batch", step, len(useful))][:size]
+        order = [useful[i] for i in streams.permutation("batch", step, len(useful))]
+        order = order[: config.batch_size]
         loss = 0.0
         for part in micro_batches(order, config.micro_batch):
             loss += self.backward(step, part, len(order))

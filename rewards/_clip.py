@@ -9,9 +9,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rewards import Reward, torch
+from rewards import Reward, cut, torch
 from rewards._check import at_least_single, check
-from rewards._weights import TOKENIZER, Hub, build, readable
+from rewards._weights import TOKENIZER, Hub, build, own_weights, readable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,7 +68,16 @@ class ModelReward(Reward):
     preprocessing: ClassVar[Preprocessing] = OFFICIAL
 
     def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         cls.recorded = str(cls.preprocessing)
+
+    hubs: ClassVar[tuple[Hub, ...]] = ()  # the files that it reads; the last has the tokenizer
+    length: ClassVar[int | None] = None  # how many tokens it reads of a text; None: it reads none
+    text: ClassVar[str] = "{}"  # what it reads of a prompt
+
+    @classmethod
+    def content(cls) -> str:
+        return " ".join(filter(None, (super().content(), own_weights(cls.hubs))))
 
     def __init__(self, device: Any, *, dtype: Any = None) -> None:
         self.device, self.weights_dtype = torch.device(device), dtype or torch.float32
@@ -78,6 +87,14 @@ class ModelReward(Reward):
         pixels = self.preprocessing(at_least_single(images.to(self.device)))
         dtype = pixels.dtype if pixels.dtype == torch.float64 else self.weights_dtype
         return self.score(pixels.to(dtype), list(prompts))
+
+    def cut(self, prompts: Sequence[str]) -> dict[str, str]:
+        texts = {self.text.replace("{}", prompt): prompt for prompt in prompts}
+        if self.length is None or all(len(text.encode()) < self.length - 1 for text in texts):
+            return {}  # no text has more tokens than bytes, beside the two at its ends
+        tokenizer = load_tokenizer(self.hubs[-1].folder(type(self).__name__.lower()))
+        left = cut(tokenizer, list(texts), self.length)
+        return {texts[text]: rest for text, rest in left.items()}
 
     @abstractmethod
     def score(self, pixels: Tensor, prompts: list[str]) -> Tensor:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
-from rewards import UserError, torch
+from rewards import UserError, content, torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,10 +37,8 @@ class Hub:
 
         In the user's own folder, the files may lie directly or under the repository's last name.
         """
-        if own := os.environ.get(FOLDER):
-            for place in (Path(own) / self.repository.split("/")[1], Path(own)):
-                if self._in(place):
-                    return place
+        if own := self.own():
+            return own
         from huggingface_hub import constants, snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -61,8 +59,23 @@ class Hub:
             f"{DOWNLOAD}=1 to download them into {constants.HF_HUB_CACHE}{reason}"
         )
 
+    def own(self) -> Path | None:
+        """The user's own folder that holds the files, if there is one."""
+        folder = Path(os.environ.get(FOLDER, "/nonexistent"))
+        places = (folder / self.repository.split("/")[1], folder)
+        return next((place for place in places if self._in(place)), None)
+
     def _in(self, place: Path) -> bool:
         return all((place / name).is_file() for name in self.files)
+
+
+def own_weights(hubs: Iterable[Hub]) -> str:
+    """A digest of those files that are the user's own, in the folder of ``FOLDER``; or ''.
+
+    Those of the hub do not change.
+    """
+    own = [(hub, folder) for hub in hubs if (folder := hub.own())]
+    return " ".join(content.files([folder / f for f in hub.files], folder) for hub, folder in own)
 
 
 @contextmanager

@@ -29,6 +29,7 @@ class Aesthetic(ModelReward):
 
     unit = "rating, 1 to 10"
     reference = "Schuhmann 2022, LAION aesthetic predictor V2"
+    hubs = (HEAD, CLIP)
 
     def score(self, pixels: Tensor, prompts: list[str]) -> Tensor:
         model, _ = load_clip(CLIP, "aesthetic", pixels.device, pixels.dtype)

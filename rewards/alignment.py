@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rewards import Reward, UserError, register_reward, torch
+from rewards import Reward, UserError, content, cut, register_reward, torch
 from rewards._check import at_least_single, check
 from rewards._clip import image_features, load_tokenizer, text_features
 from rewards._weights import readable
@@ -20,7 +20,7 @@ from rewards._weights import readable
 if TYPE_CHECKING:
     from torch import Tensor
 
-EMBEDDED = Path(__file__).parent.parent / "benchmarks/emoji/weights/clip"
+EMBEDDED = content.EMBEDDED / "clip"
 
 
 @register_reward("alignment")
@@ -39,6 +39,14 @@ class Alignment(Reward):
 
     def __init__(self, device: Any, *, folder: Path = EMBEDDED) -> None:
         self.device, self.folder = torch.device(device), Path(folder)
+
+    @classmethod
+    def content(cls) -> str:
+        return content.files(EMBEDDED.rglob("*"), EMBEDDED)
+
+    def cut(self, prompts: Sequence[str]) -> dict[str, str]:
+        model, tokenizer, _, _ = _load(self.folder.resolve(), self.device, torch.float32)
+        return cut(tokenizer, prompts, model.config.text_config.max_position_embeddings)
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         check(images, prompts)

@@ -1,33 +1,34 @@
 """Any Python function on pictures as a reward: ``my_file.py:score``.
 
 The function takes a list of PIL pictures and a list of prompts and returns a number for each,
-higher is better. It runs in a process of its own, so that it can be stopped: it has 60 seconds
-for each batch, or what ``score.timeout = SECONDS`` in the file says. It has no gradient.
+higher is better; a picture whose number is not finite counts as an average one. It runs in a
+process of its own, so that it can be stopped: it has 60 seconds for each batch, or what
+``score.timeout = SECONDS`` in the file says. It has no gradient.
 """
 
 from __future__ import annotations
 
 import ast
-import hashlib
 import importlib.util
-import math
 import multiprocessing
 import signal
 import sys
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from PIL import Image
 
-from rewards import Reward, UserError, register_reward, torch
+from rewards import Reward, UserError, content, register_reward, torch
 from rewards._check import check, eight_bit
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 TIMEOUT = 60.0  # seconds for a batch, and for starting
+PROCESS = "function reward"  # ``benchmarks.run`` refuses to run in it
 
 
 class BlackBox(Reward):
@@ -48,10 +49,10 @@ class BlackBox(Reward):
             self._start()
         self._pipe.send((eight_bit(images), list(prompts)))
         scores = self._answer()
-        if len(scores) != len(prompts) or not all(math.isfinite(s) for s in scores):
+        if len(scores) != len(prompts):
             raise UserError(
-                f"{self._name}: must return a finite number for each of {len(prompts)} pictures, "
-                f"not {str(scores)[:80]}"
+                f"{self._name}: must return a number for each of {len(prompts)} pictures, not "
+                f"{str(scores)[:80]}"
             )
         return torch.tensor(scores, dtype=torch.float32, device=self.device)
 
@@ -59,8 +60,9 @@ class BlackBox(Reward):
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         arguments = (theirs, self.path, self.function)
-        self._process = context.Process(target=_serve, args=arguments, daemon=True)
-        self._process.start()
+        self._process = context.Process(target=_serve, args=arguments, daemon=True, name=PROCESS)
+        with _no_main():
+            self._process.start()
         theirs.close()
         self._timeout = TIMEOUT
         self._timeout = self._answer()
@@ -86,6 +88,20 @@ class BlackBox(Reward):
         return f"reward {self.path.name}:{self.function}"
 
 
+@contextmanager
+def _no_main() -> Iterator[None]:
+    """Processes that start within it do not run the main script once more.
+
+    They need nothing of it, and one without ``if __name__ == "__main__"`` would run twice.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
 def _serve(pipe: Any, path: Path, function: str) -> None:
     """Answer requests until the pipe closes; runs in the other process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
@@ -96,7 +112,7 @@ def _serve(pipe: Any, path: Path, function: str) -> None:
         spec.loader.exec_module(module)
         score = getattr(module, function)
         pipe.send((float(getattr(score, "timeout", TIMEOUT)), ""))
-    except Exception as error:  # noqa: BLE001 - the user's file may fail in any way
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's file may fail in any way
         pipe.send((None, _said(error)))
         return
     while True:
@@ -107,16 +123,15 @@ def _serve(pipe: Any, path: Path, function: str) -> None:
         try:
             scores = score([Image.fromarray(picture) for picture in pixels], prompts)
             pipe.send(([float(s) for s in scores], ""))
-        except Exception as error:  # noqa: BLE001 - the user's function may fail in any way
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - it may fail in any way
             pipe.send((None, _said(error)))
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 @register_reward("*.py:*")
-@lru_cache
 def black_box(name: str) -> type[BlackBox] | None:
     """my_file.py:score: any function on PIL pictures and prompts, without a gradient."""
     place, _, function = name.rpartition(":")
@@ -133,8 +148,8 @@ def black_box(name: str) -> type[BlackBox] | None:
     if function not in defined:
         known = ", ".join(sorted(defined)) or "nothing"
         raise UserError(f"--reward {name}: {place} does not define {function!r}, but {known}")
-    digest = hashlib.sha256(source).hexdigest()[:16]
-    values = {"path": path.resolve(), "function": function, "recorded": f"sha256 {digest}"}
+    recorded = f"sha256 {content.python_file(path)}"  # with the neighbours that it imports
+    values = {"path": path.resolve(), "function": function, "recorded": recorded}
     return type("BlackBox", (BlackBox,), values | {"reference": f"function {function} of {place}"})
 
 

@@ -23,8 +23,9 @@ class CLIPScore(ModelReward):
 
     unit = "2.5 x cosine"
     reference = "CLIPScore, Hessel et al. 2021, arXiv 2104.08718"
+    hubs, length, text = (WEIGHTS,), 77, "A photo depicts {}"
 
     def score(self, pixels: Tensor, prompts: list[str]) -> Tensor:
         model, tokenizer = load_clip(WEIGHTS, "clipscore", pixels.device, pixels.dtype)
-        texts = [f"A photo depicts {prompt}" for prompt in prompts]
+        texts = [self.text.replace("{}", prompt) for prompt in prompts]
         return 2.5 * cosines(model, tokenizer, pixels, texts).clamp(min=0)

@@ -14,15 +14,17 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from rewards import UserError, register_reward, torch
+from rewards import UserError, cut, register_reward, torch
 from rewards._check import at_least_single, check
-from rewards._clip import MEAN, STD, clip_files, read_model
+from rewards._clip import MEAN, STD, clip_files, load_tokenizer, read_model
 from rewards._counts import Counting, Distance, Gone, Seen
+from rewards._weights import own_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 WEIGHTS = clip_files("google/owlv2-base-patch16-ensemble", 620)
+TEXT, LENGTH = "a photo of {}", 16  # what the text encoder is asked, in so many tokens at most
 THRESHOLD, OVERLAP = 0.2, 0.5  # of the hard count
 P_WIDTH, IOU_WIDTH = 0.02, 0.05  # of the sigmoids; narrower is nearer to the hard count
 BOXES = 100  # the most probable ones; the others cannot matter below a hundred objects
@@ -36,6 +38,15 @@ class _Detected(Counting):
 
     reference = "ours, by OWLv2, Minderer et al. 2023, arXiv 2306.09683"
     recorded = "padded to a square, bilinear with antialias"
+
+    @classmethod
+    def content(cls) -> str:
+        return own_weights([WEIGHTS])
+
+    def cut(self, prompts: Sequence[str]) -> dict[str, str]:
+        texts = {TEXT.format(meaning(prompt)[0]): prompt for prompt in prompts}
+        left = cut(load_tokenizer(WEIGHTS.folder("owlv2-count")), list(texts), LENGTH)
+        return {texts[text]: rest for text, rest in left.items()}
 
     def soft_count(self, images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """N (B,), and how many the prompts ask for (B,)."""
@@ -89,7 +100,7 @@ def detect(pixels: Tensor, names: list[str]) -> tuple[Tensor, Tensor]:
     pixels = torch.nn.functional.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
     mean, std = (pixels.new_tensor(v).view(3, 1, 1) for v in (MEAN, STD))
     tokens = tokenizer(
-        [f"a photo of {name}" for name in names],
+        [TEXT.format(name) for name in names],
         padding="max_length",
         truncation=True,
         max_length=model.config.text_config.max_position_embeddings,

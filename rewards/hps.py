@@ -72,6 +72,7 @@ class HPSv2(ModelReward):
     unit = "cosine"
     reference = "HPSv2, Wu et al. 2023, arXiv 2306.09341"
     weights: ClassVar[Hub] = Hub("xswu/HPSv2", ("HPS_v2_compressed.pt",), 1972)
+    hubs, length = (weights, WORDS), 77
 
     def score(self, pixels: Tensor, prompts: list[str]) -> Tensor:
         model, tokenizer = _load(self.weights, pixels.device, pixels.dtype)
@@ -83,6 +84,7 @@ class HPSv21(HPSv2):
     """The same by the later checkpoint; not comparable with hpsv2."""
 
     weights = Hub("xswu/HPSv2", ("HPS_v2.1_compressed.pt",), 1972)
+    hubs = (weights, WORDS)
 
 
 @register_reward("hpsv2-alignprop")

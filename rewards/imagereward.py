@@ -67,6 +67,7 @@ class ImageReward(ModelReward):
     unit = "standard deviations"
     reference = "ImageReward, Xu et al. 2023, arXiv 2304.05977"
     standardised = True
+    hubs, length = (WEIGHTS, WORDS), LENGTH
 
     def score(self, pixels: Tensor, prompts: list[str]) -> Tensor:
         vision, text, layers, tokenizer = _load(pixels.device, pixels.dtype)

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.emoji import data
-from rewards import Reward, register_reward, torch
+from rewards import Reward, content, register_reward, torch
 from rewards._check import at_least_single, check
 from rewards.objects import meaning
 
@@ -31,6 +31,10 @@ class Judge(Reward):
 
     def __init__(self, device: Any = "cpu") -> None:
         self.device = device
+
+    @classmethod
+    def content(cls) -> str:
+        return content.files([content.EMBEDDED / "judge.safetensors"], content.EMBEDDED)
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """(B,), at most 0. Raises UserError for prompts that are no captions of the world."""

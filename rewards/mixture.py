@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rewards import Reward, UserError, register_reward, reward_class, torch
@@ -38,11 +37,19 @@ class Mixture(Reward):
         self.rewards = [reward_class(name)(device) for name in self.parts]
         self.normalisers: list[tuple[float, float]] = []
 
+    @classmethod
+    def content(cls) -> str:
+        return " ".join(filter(None, (reward_class(name).content() for name in cls.parts)))
+
+    def cut(self, prompts: Sequence[str]) -> dict[str, str]:
+        return {p: left for reward in self.rewards for p, left in reward.cut(prompts).items()}
+
     def calibrate(self, images: Tensor, prompts: Sequence[str]) -> dict[str, Any]:
         record = {}
         for name, reward in zip(self.parts, self.rewards, strict=True):
             with torch.no_grad():
                 values = reward(images, prompts).double()
+            values = values[values.isfinite()]
             mean, deviation = values.mean().item(), values.std().item()
             if not deviation > 0:
                 raise UserError(
@@ -64,7 +71,6 @@ class Mixture(Reward):
 
 
 @register_reward("*[*+]*")
-@lru_cache
 def mixture(expression: str) -> type[Mixture]:
     """0.7*jpeg+0.3*alignment: a weighted sum of normalised rewards."""
     weights, names = zip(*(_term(term, expression) for term in expression.split("+")), strict=True)

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.emoji import data
-from rewards import UserError, register_reward, torch
+from rewards import UserError, content, register_reward, torch
 from rewards._check import at_least_single, check
 from rewards._counts import Counting, Distance, Gone, Seen
 
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 class _Objects(Counting):
     reference = "ours; density counting, Lempitsky and Zisserman 2010"
+
+    @classmethod
+    def content(cls) -> str:
+        return content.files([content.EMBEDDED / "counter.safetensors"], content.EMBEDDED)
 
     def soft_count(self, images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """N (B,), and how many the prompts ask for (B,). Raises UserError for unknown prompts."""

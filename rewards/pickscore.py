@@ -23,6 +23,7 @@ class PickScore(ModelReward):
 
     unit = "log odds"
     reference = "PickScore, Kirstain et al. 2023, arXiv 2305.01569"
+    hubs, length = (WEIGHTS,), 77
 
     def score(self, pixels: Tensor, prompts: list[str]) -> Tensor:
         model, tokenizer = load_clip(WEIGHTS, "pickscore", pixels.device, pixels.dtype)

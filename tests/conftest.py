@@ -7,6 +7,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -57,52 +58,80 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line("\n".join(sorted(lines)))
 
 
-def tiny_pipeline(seed: int = 0) -> StableDiffusionPipeline:
-    """A random Stable Diffusion: 16-pixel images, 4 latent channels at 8x8, epsilon prediction."""
-    torch.manual_seed(seed)
+def tiny_tokenizer() -> CLIPTokenizer:
+    """A token per letter, at most 16 of them."""
     letters = "abcdefghijklmnopqrstuvwxyz"
     symbols = [*letters, *(c + "</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {symbol: i for i, symbol in enumerate(symbols)}
-    text = CLIPTextConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=16,
-        bos_token_id=vocabulary["<|startoftext|>"],
-        eos_token_id=vocabulary["<|endoftext|>"],
-        pad_token_id=vocabulary["<|endoftext|>"],
+    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=16)
+
+
+def tiny_text(cls: Any = CLIPTextModel, **changes: Any) -> Any:
+    """A random CLIP text encoder, 16 numbers per token."""
+    settings = {
+        "vocab_size": 54,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 16,
+        "bos_token_id": 52,
+        "eos_token_id": 53,
+        "pad_token_id": 53,
+    }
+    return cls(CLIPTextConfig(**settings | changes))
+
+
+def tiny_vae(channels: int = 4, **changes: Any) -> AutoencoderKL:
+    """A random autoencoder that halves the sides of pictures."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        latent_channels=channels,
+        sample_size=16,
+        **changes,
     )
+
+
+def tiny_unet(**changes: Any) -> UNet2DConditionModel:
+    """A random U-Net for 8x8 latents."""
+    settings: dict[str, Any] = {
+        "sample_size": 8,
+        "block_out_channels": (8, 16),
+        "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "cross_attention_dim": 16,
+        "attention_head_dim": 2,
+        "norm_num_groups": 4,
+    }
+    return UNet2DConditionModel(**settings | changes)
+
+
+def tiny_scheduler(**changes: Any) -> DDIMScheduler:
+    """Stable Diffusion's."""
+    settings = {
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "clip_sample": False,
+        "set_alpha_to_one": False,
+        "steps_offset": 1,
+    }
+    return DDIMScheduler(**settings | changes)
+
+
+def tiny_pipeline(seed: int = 0) -> StableDiffusionPipeline:
+    """A random Stable Diffusion: 16-pixel images, 4 latent channels at 8x8, epsilon prediction."""
+    torch.manual_seed(seed)
     return StableDiffusionPipeline(
-        vae=AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-            block_out_channels=(8, 8),
-            norm_num_groups=4,
-            latent_channels=4,
-            sample_size=16,
-        ),
-        text_encoder=CLIPTextModel(text),
-        tokenizer=CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=16),
-        unet=UNet2DConditionModel(
-            sample_size=8,
-            block_out_channels=(8, 16),
-            layers_per_block=1,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            cross_attention_dim=16,
-            attention_head_dim=2,
-            norm_num_groups=4,
-        ),
-        scheduler=DDIMScheduler(
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            clip_sample=False,
-            set_alpha_to_one=False,
-            steps_offset=1,
-        ),
+        vae=tiny_vae(),
+        text_encoder=tiny_text(),
+        tokenizer=tiny_tokenizer(),
+        unet=tiny_unet(),
+        scheduler=tiny_scheduler(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -111,9 +140,15 @@ def tiny_pipeline(seed: int = 0) -> StableDiffusionPipeline:
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny pipeline as a diffusers folder, and a task of few prompts, ``few.toml``."""
+    """The tiny pipeline as a diffusers folder, and a task of few prompts, ``few.toml``.
+
+    ``quick.toml`` is the same model, evaluated with two sampling steps.
+    """
     folder = tmp_path_factory.mktemp("tiny")
     tiny_pipeline().save_pretrained(folder)
+    (folder / "quick.toml").write_text(
+        f'model = "{folder}"\nlike = "emoji"\n[evaluation]\nsampling_steps = 2\n'
+    )
     (folder / "few.toml").write_text(
         'train = ["cat", "dog", "horse", "monkey"]\nunseen = ["snail", "cheetah"]\n'
         'held_out = ["alignment"]\n'

@@ -62,9 +62,12 @@ ONE = ("--methods", "alignprop", *TINY)
             [*ONE, "--alignprop.truncation.mode", "fixed", "--alignprop.truncation.k", "99"],
             "k is 99",
         ),
-        ([*ONE, "--alignprop.micro-batch", "0"], "micro_batch is 0"),
-        ([*ONE, "--alignprop.batch-size", "-4"], "at least 1"),
-        ([*ONE, "--alignprop.sampling-steps", "0"], "sampling_steps is 0"),
+        (
+            [*ONE, "--alignprop.micro-batch", "0"],
+            "command line: micro_batch must be at least 1, not 0",
+        ),
+        ([*ONE, "--alignprop.batch-size", "-4"], "must be at least 1, not -4"),
+        ([*ONE, "--alignprop.sampling-steps", "0"], "sampling_steps must be at least 1"),
         ([*ONE, "--alignprop.sampling-steps", "5000"], "sampling_steps is 5000"),
         # files
         (["--config", "/nonexistent.toml"], "no such file"),

@@ -63,7 +63,7 @@ def tiny(arguments: list[str], folder: Path) -> list[str]:
         else:
             groups[list(groups)[-1]].append(word)
     if groups.get("--backbone", ["sd15"]) == ["sd15"]:
-        groups["--backbone"] = [str(folder)]
+        groups["--backbone"] = [str(folder / "quick.toml")]
     groups.setdefault("--task", [str(folder / "few.toml")])
     groups |= {"--budget": ["steps=1"], "--seeds": ["0"]}
     for launching in ("--launch", "--jobs", "--partition"):  # here instead
@@ -171,7 +171,8 @@ def place(
 
     def small(methods, **options):
         few = str(tiny_folder / "few.toml")
-        small = {"backbone": str(tiny_folder), "task": few, "budget": "steps=1"}
+        quick = str(tiny_folder / "quick.toml")
+        small = {"backbone": quick, "task": few, "budget": "steps=1"}
         return real(methods, **(options | small))
 
     monkeypatch.setattr(benchmarks, "run", small)

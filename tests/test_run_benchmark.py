@@ -24,7 +24,7 @@ from benchmarks.streams import Streams
 @pytest.fixture(scope="module")
 def finished(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs")
-    assert run(tiny_folder, out, "--budget", "flops=6e8") == 0
+    assert run(tiny_folder, out, "--budget", "flops=6e8", report=True) == 0
     return out
 
 
@@ -65,7 +65,7 @@ def test_plain_diffusers_draws_the_final_pictures(finished: Path, tiny_folder: P
     pipeline.load_lora_weights(cell)
     pipeline.set_progress_bar_config(disable=True)
     prompts = config.load_task(str(tiny_folder / "few.toml")).evaluation_prompts()["unseen"][:2]
-    settings = config.load_preset("emoji").evaluation
+    settings = config.load_preset(str(tiny_folder / "quick.toml")).evaluation
     drawn = pipeline(
         prompts,
         num_inference_steps=settings.sampling_steps,
@@ -87,7 +87,7 @@ def test_from_python_it_gives_a_table(tiny_folder: Path, tmp_path: Path):
     small = {"batch_size": 2, "micro_batch": 2, "sampling_steps": 4}
     frame = benchmarks.run(
         methods=["alignprop"],
-        backbone=str(tiny_folder),
+        backbone=str(tiny_folder / "quick.toml"),
         task=str(tiny_folder / "few.toml"),
         budget="steps=2",
         config={"alignprop": small},
@@ -127,7 +127,7 @@ def test_a_failed_cell_is_recorded_and_the_others_go_on(tiny_folder, tmp_path, c
     )
     arguments = ["--methods", "broken", "refl", "--plugin", str(plugin), "--budget", "steps=1"]
     arguments += ["--task", str(tiny_folder / "few.toml")]
-    arguments += ["--backbone", str(tiny_folder), "--out", str(tmp_path / "runs")]
+    arguments += ["--backbone", str(tiny_folder / "quick.toml"), "--out", str(tmp_path / "runs")]
     code = run_benchmark.main(arguments)
     assert code == 1
     assert "it broke" in capsys.readouterr().err
@@ -173,3 +173,20 @@ def test_one_grammar_and_the_spellings_of_before(typed: list[str], verb: str, re
 def test_every_verb_is_a_file_and_every_file_a_verb():
     folder = Path(run_benchmark.__file__).parent / "benchmarks" / "commands"
     assert {path.stem for path in folder.glob("[!_]*.py")} == set(run_benchmark.VERBS)
+
+
+def test_a_full_disk_behind_the_output_is_one_line():
+    """And not exit code 120 without a word."""
+    command = [sys.executable, run_benchmark.__file__, "list", "tasks"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("run_benchmark.py: No space left on device") and (
+        done.stderr.count("\n") == 1
+    )
+
+
+def test_somebody_elses_exit_is_no_success(monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr(plan, "of_methods", lambda options: sys.exit(0))
+    assert run_benchmark.main(["plan"]) == 2
+    assert "called sys.exit(0)" in capsys.readouterr().err

@@ -3,6 +3,9 @@
 import json
 from pathlib import Path
 
+import pytest
+
+import analysis.report
 import run_benchmark
 
 SMALL = [
@@ -13,10 +16,22 @@ SMALL = [
 ]
 
 
-def run(folder: Path, out: Path, *more: str) -> int:
-    both = ["--methods", "alignprop", "ddpo", "--backbone", str(folder), "--out", str(out)]
+def run(folder: Path, out: Path, *more: str, report: bool = False) -> int:
+    """The exit code of the command, which writes its report only where a test looks at it."""
+    both = [
+        "--methods",
+        "alignprop",
+        "ddpo",
+        "--backbone",
+        str(folder / "quick.toml"),
+        "--out",
+        str(out),
+    ]
     both += ["--task", str(folder / "few.toml")]
-    return run_benchmark.main([*both, *SMALL, *more])
+    with pytest.MonkeyPatch.context() as patch:
+        if not report:
+            patch.setattr(analysis.report, "write_report", lambda out: "")
+        return run_benchmark.main([*both, *SMALL, *more])
 
 
 def records(out: Path, method: str, name: str) -> list[dict]:

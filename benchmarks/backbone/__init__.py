@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +15,18 @@ from benchmarks.config import Precision, load_preset
 
 if TYPE_CHECKING:
     from benchmarks.backbone.base import BaseBackbone
+    from benchmarks.backbone.pipeline import PipelineBackbone
 
 #: Of the frozen base model.
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+#: Pipelines of diffusers by the name in ``model_index.json`` -> the class of their family.
+FAMILIES = {
+    "StableDiffusionPipeline": "benchmarks.backbone.stable_diffusion:StableDiffusion",
+    "StableDiffusionXLPipeline": "benchmarks.backbone.sdxl:StableDiffusionXL",
+    "StableDiffusion3Pipeline": "benchmarks.backbone.sd3:StableDiffusion3",
+    "FluxPipeline": "benchmarks.backbone.flux:Flux",
+}
 
 
 def default_precision() -> Precision:
@@ -39,33 +50,45 @@ def unpriced(
 ) -> BaseBackbone:
     """As ``load``, but the ledger does not know yet what passes cost."""
     from benchmarks.backbone.base import BaseBackbone
-    from benchmarks.backbone.stable_diffusion import StableDiffusion
+    from benchmarks.backbone.pipeline import read_index, read_pipeline
 
     _silence()
-    model: Any = load_preset(name).model
+    preset = load_preset(name)
+    model: Any = preset.model
     dtype = DTYPES[precision]
     if isinstance(model, type) and issubclass(model, BaseBackbone):
         own: Any = model
         made: BaseBackbone = own(ledger, dtype=dtype, **options)
         return made
+    options |= {"resolution": preset.resolution}
     if not isinstance(model, str):
-        return family(model(), ledger, dtype, **options)
+        pipeline = model()
+        cls = family([kind.__name__ for kind in type(pipeline).__mro__])
+        return cls(pipeline.to(dtype), ledger, **options)
     place, _, revision = (model, "", "") if Path(model).is_dir() else model.partition("@")
-    return StableDiffusion(StableDiffusion.read(place, revision or None, dtype), ledger, **options)
+    try:
+        index = read_index(place, revision or None)
+        cls = family([index.get("_class_name")])
+        pipeline = read_pipeline(cls, index, place, revision or None, dtype)
+        return cls(pipeline, ledger, **options)
+    except UserError as error:
+        raise UserError(f"--backbone {place}: {error}") from error
 
 
-def family(pipeline: Any, ledger: Ledger, dtype: torch.dtype, **options: Any) -> BaseBackbone:
-    """The backbone of a diffusers pipeline. Raises UserError for a family that is not known."""
-    from diffusers import StableDiffusionPipeline
+def family(pipeline_classes: Sequence[Any]) -> type[PipelineBackbone]:
+    """The family of the first of these classes of pipelines, by name, that is known.
 
-    from benchmarks.backbone.stable_diffusion import StableDiffusion
-
-    if not isinstance(pipeline, StableDiffusionPipeline):
-        raise UserError(
-            f"a {type(pipeline).__name__} is of no known family; let the Preset's model be the "
-            "class of a backbone of your own, a benchmarks.backbone.base.BaseBackbone"
-        )
-    return StableDiffusion(pipeline.to(dtype), ledger, **options)
+    Raises UserError if none is.
+    """
+    for name in pipeline_classes:
+        if isinstance(name, str) and name in FAMILIES:
+            module, _, cls = FAMILIES[name].partition(":")
+            found: type[PipelineBackbone] = getattr(importlib.import_module(module), cls)
+            return found
+    raise UserError(
+        f"a {pipeline_classes[0]} is of no known family; supported: {', '.join(FAMILIES)}, or the "
+        "class of a backbone of your own (docs/how-to/own-backbone.md)"
+    )
 
 
 def _silence() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from diffusers.utils import SAFETENSORS_WEIGHTS_NAME, convert_state_dict_to_diffusers
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from peft import (
     LoraConfig,
     get_peft_model_state_dict,
@@ -29,10 +29,14 @@ from benchmarks.backbone import kernels
 from benchmarks.backbone.checkpointing import recompute_blocks, repeated
 from benchmarks.backbone.fp16_range import HALF, GradientRange
 from benchmarks.backbone.windowed import Windowed
-from benchmarks.compute.ledger import Ledger, Part
+from benchmarks.compute.ledger import Ledger, Part, Pass
+from benchmarks.cut_prompts import cut
 
 #: The file of a LoRA checkpoint, by the name that diffusers' pipelines look for.
 LORA_FILE = "pytorch_lora_weights.safetensors"
+
+#: The ledger's prices by the structure of the model.
+_prices: dict[str, dict[Pass, float]] = {}
 
 
 class BaseBackbone(ABC):
@@ -77,6 +81,7 @@ class BaseBackbone(ABC):
             self._add_matrices(seed)
         else:
             denoiser.requires_grad_(True)
+        nn.Module.to(autoencoder, self.autoencoder_dtype(self.dtype))  # diffusers' own warns
         kernels.install(denoiser, autoencoder, cpu=self.device.type == "cpu")
         self._range = GradientRange() if self.dtype == torch.float16 else None
         for parameter in self.parameters():
@@ -124,8 +129,14 @@ class BaseBackbone(ABC):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision of the frozen model."""
-        return next((p.dtype for p in self.autoencoder.parameters()), torch.float32)
+        """The precision of the frozen model, its autoencoder aside."""
+        parts = [self.denoiser, *self.others, self.autoencoder]
+        frozen = (p.dtype for part in parts for p in part.parameters() if not p.requires_grad)
+        return next(frozen, torch.float32)
+
+    def autoencoder_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """The autoencoder's precision in a model of this one."""
+        return dtype
 
     def modules(self) -> list[nn.Module]:
         """All parts of the model."""
@@ -158,6 +169,17 @@ class BaseBackbone(ABC):
     def windowed(self, sampler: Sampler, window: Collection[int]) -> Sampler:
         """Stochastic in these sampling steps only. See ``benchmarks.api.Backbone``."""
         return Windowed(sampler, self.sampler(len(sampler)), window)
+
+    def tokenizers(self) -> list[Any]:
+        """Those of the text encoders; none where prompts of any length are read."""
+        return []
+
+    def cut(self, prompts: Sequence[str]) -> dict[str, str]:
+        """The prompts that the text encoders do not read to their end, and what they read."""
+        found: dict[str, str] = {}
+        for tokenizer in self.tokenizers():
+            found |= cut(tokenizer, prompts, tokenizer.model_max_length)
+        return found
 
     def encode(self, prompts: Sequence[str]) -> Condition:
         """The conditioning of B prompts; each distinct prompt is encoded once."""
@@ -324,8 +346,21 @@ class BaseBackbone(ABC):
         return (decoded / 2 + 0.5).clamp(0, 1)
 
     def price(self) -> None:
-        """Measure what one sample's passes cost, for the ledger, whatever is kept."""
+        """Tell the ledger what one sample's passes cost, whatever is kept.
+
+        Measured once for all models of one structure, as the cells of a comparison have.
+        """
         condition = self.encode([""])
+        shapes = [self.latent_shape, *(tuple(part.shape) for part in condition)]
+        parts = [(str(m), str(getattr(m, "config", ""))) for m in (self.denoiser, self.autoencoder)]
+        structure = str((type(self), self.dtype, shapes, parts))
+        if structure not in _prices:
+            self._measure_prices(condition)
+            prices = self.ledger.prices.items()
+            _prices[structure] = {kind: price for kind, price in prices if kind.part != "reward"}
+        self.ledger.prices |= _prices[structure]
+
+    def _measure_prices(self, condition: Condition) -> None:
         zero = torch.zeros(1, dtype=torch.long, device=self.device)
         latents = torch.zeros(1, *self.latent_shape, device=self.device)
 
@@ -359,6 +394,10 @@ class BaseBackbone(ABC):
         else:
             self.denoiser.load_state_dict(weights)
 
+    def lora_names(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """LoRA matrices under the names that checkpoints of the family have: peft's."""
+        return weights
+
     def save_weights(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
         """Write a LoRA checkpoint as the pipelines' own ``load_lora_weights`` loads it.
 
@@ -366,7 +405,7 @@ class BaseBackbone(ABC):
         """
         weights = weights or self.weights()
         if self.rank:
-            layers = convert_state_dict_to_diffusers(weights)
+            layers = self.lora_names(weights)
             file, weights = LORA_FILE, {f"{self.component}.{k}": v for k, v in layers.items()}
         else:
             folder, file = folder / self.component, SAFETENSORS_WEIGHTS_NAME

@@ -1,7 +1,8 @@
 """The DDIM sampler as a Markov chain with Gaussian steps (Song et al. 2021, eq. 12 and 16).
 
 With eta > 0 the step from x_t to x_{t-1} is a draw from N(mean, std^2), which policy-gradient
-methods need; with eta = 0 it is the deterministic ``mean``.
+methods need; with eta = 0 it is the deterministic ``mean``. Whatever the scheduler of a folder, its
+timesteps and noise levels are sampled by DDIM.
 """
 
 from __future__ import annotations
@@ -11,10 +12,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from diffusers import DDIMScheduler
+from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 from torch import Tensor
 
 from benchmarks.api import UserError
 from benchmarks.backbone.gaussian import log_density, scored
+from benchmarks.backbone.pipeline import supported
+
+#: What a denoiser may predict: the noise, the velocity, or x0.
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+#: Schedulers with DDIM's noise levels. (EDM's is among diffusers' list, but has others.)
+SCHEDULERS = [kind.name for kind in KarrasDiffusionSchedulers if not kind.name.startswith("EDM")]
 
 
 @dataclass(frozen=True)
@@ -22,7 +31,7 @@ class DDIM:
     """The sampling steps of one scheduler, first to last: a ``benchmarks.api.Sampler``.
 
     ``alpha_bar`` is the cumulative product at each timestep and ``alpha_bar_prev`` at the next,
-    less noisy one; ``prediction`` says what the denoiser predicts: ``epsilon`` or ``v_prediction``.
+    less noisy one; ``prediction`` says what the denoiser predicts, see ``PREDICTIONS``.
     """
 
     timesteps: list[int]
@@ -37,14 +46,24 @@ class DDIM:
     def x0(self, i: int, output: Tensor, latents: Tensor) -> Tensor:
         """The clean latents that ``output`` predicts at sampling step ``i``."""
         a, b = self._scales(i)
-        if self.prediction == "v_prediction":
-            return a * latents - b * output
-        return (latents - b * output) / a
+        match self.prediction:
+            case "v_prediction":
+                return a * latents - b * output
+            case "sample":
+                return output
+            case _:
+                return (latents - b * output) / a
 
     def noise(self, i: int, output: Tensor, latents: Tensor) -> Tensor:
         """The noise that ``output`` predicts at sampling step ``i``."""
         a, b = self._scales(i)
-        return a * output + b * latents if self.prediction == "v_prediction" else output
+        match self.prediction:
+            case "v_prediction":
+                return a * output + b * latents
+            case "sample":
+                return (latents - a * output) / b
+            case _:
+                return output
 
     def renoised(self, i: int, x0: Tensor, noise: Tensor) -> Tensor:
         """Clean latents brought to the noise of sampling step ``i`` (eq. 4)."""
@@ -77,25 +96,66 @@ class DDIM:
         return math.sqrt(self.alpha_bar[i]), math.sqrt(1 - self.alpha_bar[i])
 
 
-def ddim(scheduler: Any, steps: int, eta: float) -> DDIM:
+def as_ddim(scheduler: Any) -> DDIMScheduler:
+    """DDIM's scheduler with the noise levels and timesteps of a pipeline's scheduler.
+
+    Raises UserError for a scheduler of another kind, and for options that DDIM has not or that
+    suit pictures and not latents.
+    """
+    name, config = type(scheduler).__name__, scheduler.config
+    if name not in SCHEDULERS:
+        raise UserError(
+            f"the scheduler is a {name}; a U-Net is sampled by DDIM, which supports the "
+            f"configurations of {', '.join(SCHEDULERS)}"
+        )
+    supported(
+        "scheduler/scheduler_config.json",
+        config,
+        prediction_type=PREDICTIONS,
+        timestep_spacing=("leading", "trailing", "linspace", None),
+        beta_schedule=("linear", "scaled_linear", "squaredcos_cap_v2"),
+        thresholding=(False, None),
+        clip_sample=(False, None),
+        use_flow_sigmas=(False, None),
+    )
+    # Schedulers that know no clipping do not clip; DDIM's default is for pixels.
+    found: DDIMScheduler = DDIMScheduler.from_config(config, clip_sample=False)
+    return found
+
+
+def ddim(scheduler: DDIMScheduler, steps: int, eta: float) -> DDIM:
     """The ``steps`` sampling steps of a diffusers DDIM scheduler.
 
     With eta > 0 the last step ends at timestep 0 instead of at clean latents, so that it still has
-    a density (ddpo-pytorch ``ddim_with_logprob.py``). Raises UserError for too many steps.
+    a density (ddpo-pytorch ``ddim_with_logprob.py``). Raises UserError for a number of steps that
+    leads to timesteps which are not there, or not to be sampled at.
     """
-    if not 0 < steps <= scheduler.config.num_train_timesteps:
-        most = scheduler.config.num_train_timesteps
-        raise UserError(f"sampling_steps is {steps}; choose 1 to {most}")
+    config = scheduler.config
+    trained = config.num_train_timesteps
+    if not 0 < steps <= trained:
+        raise UserError(f"sampling_steps is {steps}; choose 1 to {trained}")
     scheduler.set_timesteps(steps)
     timesteps = [int(t) for t in scheduler.timesteps]
+    if len(timesteps) != steps or timesteps[0] >= trained or timesteps[-1] < 0:
+        raise UserError(
+            f"sampling_steps is {steps}: with timestep_spacing {config.timestep_spacing} and "
+            f"steps_offset {config.steps_offset} they are {len(timesteps)}, from timestep "
+            f"{timesteps[0]} to {timesteps[-1]}, but the model was trained on {trained - 1} to 0; "
+            "choose another number"
+        )
     table = scheduler.alphas_cumprod.double()
-    stride = scheduler.config.num_train_timesteps // steps
+    if config.prediction_type == "epsilon" and table[timesteps[0]] == 0:
+        raise UserError(
+            "scheduler/scheduler_config.json: with prediction_type epsilon nothing can be drawn "
+            "from pure noise, where rescale_betas_zero_snr and this timestep_spacing begin"
+        )
+    stride = trained // steps
     end = float(table[0] if eta > 0 else scheduler.final_alpha_cumprod)
     previous = [t - stride for t in timesteps]
     return DDIM(
         timesteps=timesteps,
         alpha_bar=[float(table[t]) for t in timesteps],
         alpha_bar_prev=[float(table[t]) if t >= 0 else end for t in previous],
-        prediction=scheduler.config.prediction_type,
+        prediction=config.prediction_type,
         eta=eta,
     )

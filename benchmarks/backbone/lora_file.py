@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from diffusers import StableDiffusionPipeline
-from diffusers.utils import convert_unet_state_dict_to_peft
+from diffusers.utils import convert_unet_state_dict_to_peft, get_peft_kwargs
+from peft import LoraConfig
+from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -48,9 +52,33 @@ def read(path: Path) -> State:
         raise UserError(f"{file}: not a LoRA of the denoiser alone")
     (part,) = parts
     plain = {key.removeprefix(f"{part}."): value.float() for key, value in layers.items()}
-    state: State = convert_unet_state_dict_to_peft(plain)
+    peft = any(key.endswith(A) for key in plain)
+    state: State = plain if peft else convert_unet_state_dict_to_peft(plain)
+    config = _config(state, _inside(part, alphas or {}), _inside(part, meta))
     for key in [key for key in state if key.endswith(B)]:
-        rank, name = state[key].shape[1], key.removesuffix(B)
-        alpha = (alphas or {}).get(f"{part}.{name}.alpha", meta.get(f"{part}.lora_alpha", rank))
-        state[key] *= alpha / (math.sqrt(rank) if meta.get(f"{part}.use_rslora") else rank)
+        state[key] *= _scale(config, key.removesuffix(B))
     return state
+
+
+def _inside(part: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What is said of this part of the model."""
+    return {
+        key.removeprefix(f"{part}."): value
+        for key, value in values.items()
+        if key.startswith(f"{part}.")
+    }
+
+
+def _config(state: State, alphas: dict[str, float], meta: dict[str, Any]) -> LoraConfig:
+    """Ranks and alphas as diffusers' own loader finds them: ``load_lora_adapter``."""
+    if meta:
+        return LoraConfig(**meta)
+    ranks = {f"^{key}": value.shape[1] for key, value in state.items() if key.endswith(B)}
+    return LoraConfig(**get_peft_kwargs(ranks, alphas, state))
+
+
+def _scale(config: LoraConfig, name: str) -> float:
+    """What peft multiplies the product of a layer by."""
+    rank = config.rank_pattern.get(get_pattern_key(config.rank_pattern, name), config.r)
+    alpha = config.alpha_pattern.get(get_pattern_key(config.alpha_pattern, name), config.lora_alpha)
+    return float(alpha / (math.sqrt(rank) if config.use_rslora else rank))

@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
             except (contract.Broken, UserError) as error:
                 failed += 1
                 print(f"{name}: {title.replace('_', ' ')}: NO. {error}", flush=True)
-            except Exception as error:  # noqa: BLE001 - a method under test may fail in any way
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - it may fail in any way
                 failed += 1
                 reason = f"{type(error).__name__}: {error}"
                 print(f"{name}: {title.replace('_', ' ')}: NO. It fails: {reason}", flush=True)

@@ -13,7 +13,6 @@ pictures start from the noise of the runs' own evaluations. Each evaluation leav
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,10 @@ from typing import Any
 
 import tyro
 
+from benchmarks.api import UserError
 from benchmarks.cli import cli, load_plugins
 from benchmarks.experiments.requests import Request
+from benchmarks.records.state import DAMAGED, read_lines
 
 
 @tyro.conf.configure(tyro.conf.DisallowNone)
@@ -49,8 +50,11 @@ def main(arguments: list[str]) -> int:
     from benchmarks.experiments import checkpoints
 
     folder = checkpoints.run(options)
-    lines = (folder / "evals.jsonl").read_text("utf-8").splitlines()
-    print(table([json.loads(line) for line in lines]))
+    try:
+        text = table(read_lines(folder / "evals.jsonl"))
+    except DAMAGED as error:
+        raise UserError(f"{folder}: its records are damaged ({error}); remove it") from error
+    print(text)
     print(f"\nRecords and pictures: {folder}{os.sep}")
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,11 +38,9 @@ def main(arguments: list[str]) -> int:
         )
     except UserError as error:
         raise UserError(usage) from error
-    if not options.name.isidentifier():
+    if not options.name.isidentifier() or keyword.iskeyword(options.name):
         raise UserError(usage)
     path = options.dir / f"{options.name}.py"
-    if path.exists():
-        raise UserError(f"{path} exists already; choose another name or move it away")
     text = TEMPLATE.read_text("utf-8")
     title = options.name.title().replace("_", "")
     words = {"NAME": options.name, "CLASS": title, "PATH": str(path)}
@@ -49,7 +48,10 @@ def main(arguments: list[str]) -> int:
         text = re.sub(rf"\b{word}\b", value, text)
     try:
         options.dir.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, "utf-8")
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise UserError(f"{path} exists already; choose another name or move it away") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
     print(f"{path} runs as it is: python run_benchmark.py check {path}")

@@ -15,6 +15,10 @@ from typing import Any
 import tyro
 
 from benchmarks.cli import cli, load_plugins
+from benchmarks.config import Precision
+
+#: The backbone of the paper, whose ladder of memory is printed beside its plan.
+PAPERS = "sd15"
 
 
 @tyro.conf.configure(tyro.conf.DisallowNone)
@@ -33,7 +37,8 @@ class Options:
     only: tuple[str, ...] = ()
     """With --suite: names of tables and figures. Default: all of them."""
     backbone: str = "sd15"
-    """sd15, sd21, sdxl, emoji or a local diffusers folder; of files it is their own."""
+    """sd15, sd21, sdxl, sd35-medium, flux-dev, emoji or a local diffusers folder; of files it is
+    their own."""
     budget: str | None = None
     """KIND=AMOUNT per cell (flops, queries, nfe, steps). Default: the preset's, or the cells'."""
     json: bool = False
@@ -78,10 +83,13 @@ def main(arguments: list[str]) -> int:
 
 def of_methods(options: Options) -> list[Planned]:
     """One cell of each method, with the backbone's settings."""
+    from benchmarks import registry
     from benchmarks.config import load_preset, method_defaults
     from benchmarks.forecast.shapes import SHAPES
 
-    preset = load_preset("sd15" if options.backbone in SHAPES else options.backbone)
+    named = options.backbone in registry.backbones.names()
+    shape_only = options.backbone in SHAPES and not named
+    preset = load_preset("sd15" if shape_only else options.backbone)
     budget = options.budget or preset.budget
     return [
         Planned(name, name, method_defaults(name, preset), options.backbone, 4, budget)
@@ -135,14 +143,14 @@ def report(planned: Sequence[Planned]) -> dict[str, Any]:
     from benchmarks.forecast.shapes import SHAPES
 
     backbone = planned[0].backbone
-    known = backbone in SHAPES
-    model = MetaModel(backbone, "fp16" if known else "fp32", planned[0].rank)
+    precision: Precision = "bf16" if backbone in SHAPES else "fp32"
+    model = MetaModel(backbone, precision, planned[0].rank)
     methods = {}
     for one in planned:
         budget = Budget.parse(one.budget or "")
         found = forecast.plan(one.method, one.config, model, budget)
         methods[one.label] = found | {"budget": dataclasses.asdict(budget), "cells": one.number}
-    more = {"ladder": ladder(model)} if known else {}
+    more = {"ladder": ladder(model)} if backbone == PAPERS else {}
     return {
         "backbone": backbone,
         "utilisation": forecast.UTILISATION,

@@ -137,15 +137,17 @@ def _methods() -> Iterator[str]:
 
 
 def _fields(settings: Any, prefix: str = "", note: str = "") -> Iterator[tuple[str, str, str, Any]]:
-    kinds = typing.get_type_hints(type(settings))
-    said = meanings(type(settings))
+    cls: Any = type(settings)
+    kinds, limits = typing.get_type_hints(cls), config.ranges(cls)
+    said = meanings(cls)
     for entry in dataclasses.fields(settings):
         value = getattr(settings, entry.name)
         if dataclasses.is_dataclass(value):
             yield from _fields(value, f"{prefix}{entry.name}.", said[entry.name])
         else:
             text = f"{said[entry.name]} {note}".strip()
-            yield prefix + entry.name, _kind(kinds[entry.name]), text, value
+            limit = f", {limits[entry.name]}" if entry.name in limits else ""
+            yield prefix + entry.name, _kind(kinds[entry.name]) + limit, text, value
 
 
 def _kind(kind: Any) -> str:

@@ -64,6 +64,7 @@ def main(arguments: list[str]) -> int:
         text = "\n".join(_lines(found))
         try:
             write_json(options.out / "search.json", rows)
+            (options.out / "search.md").unlink(missing_ok=True)  # it may be a link
             (options.out / "search.md").write_text(text + "\n")
         except OSError as error:
             raise UserError(f"--out {options.out}: cannot be written ({error.strerror})") from error

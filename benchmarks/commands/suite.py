@@ -38,6 +38,7 @@ def main(arguments: list[str]) -> int:
     """Run what is not finished, then write and print the suite's report; 1 if a cell failed."""
     options = parse(arguments)
     load_plugins(options.plugin)
+    from analysis.records import ReportError
     from analysis.suite import write_suite
     from benchmarks import distributed
     from benchmarks.experiments import suite
@@ -49,5 +50,9 @@ def main(arguments: list[str]) -> int:
         for name, reason in failed.items():
             print(f"{name} failed: {reason}", file=sys.stderr)
         if options.launching.whole:
-            print(write_suite(out), end="")
+            try:
+                print(write_suite(out), end="")
+            except (ReportError, OSError) as error:
+                print(f"{out}: no report, {error}; records are kept", file=sys.stderr)
+                return 1
     return 1 if failed else 0

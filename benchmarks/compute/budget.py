@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, cast
 
-from benchmarks.api import UserError
+from benchmarks.api import Positive, UserError
+
+Kind = Literal["flops", "queries", "nfe", "steps", "seconds"]
 
 #: Kinds of budget, and the counter in the records that each one limits.
-BUDGETS = {
+BUDGETS: dict[str, str] = {
     "flops": "flops",
     "queries": "reward_queries",
     "nfe": "nfe",
@@ -21,8 +24,8 @@ class Budget:
     """How much one cell may spend: floating-point operations, reward queries, denoiser
     evaluations, optimizer steps or device seconds."""
 
-    kind: str
-    amount: float
+    kind: Kind
+    amount: Positive
 
     @classmethod
     def parse(cls, text: str) -> Budget:
@@ -37,7 +40,7 @@ class Budget:
                 f"--budget {text}: write KIND=AMOUNT with a positive amount and a KIND of "
                 f"{', '.join(BUDGETS)}"
             )
-        return cls(kind, value)
+        return cls(cast(Kind, kind), value)
 
     def __str__(self) -> str:
         short = f"{self.amount:g}"

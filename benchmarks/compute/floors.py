@@ -31,12 +31,13 @@ def deviation(pictures: Pictures, reward: str) -> float:
     """
     by_prompt: dict[str, list[float]] = {}
     for picture in pictures:
-        by_prompt.setdefault(picture["prompt"], []).append(float(picture["rewards"][reward]))
+        value = float(picture["rewards"][reward])
+        by_prompt.setdefault(picture["prompt"], []).extend([value] if math.isfinite(value) else [])
     squares, freedom = 0.0, 0
     for values in by_prompt.values():
-        mean = math.fsum(values) / len(values)
+        mean = math.fsum(values) / (len(values) or 1)
         squares += math.fsum((value - mean) ** 2 for value in values)
-        freedom += len(values) - 1
+        freedom += max(len(values) - 1, 0)
     return math.sqrt(squares / freedom) if freedom else math.nan
 
 
@@ -47,7 +48,9 @@ def floors(base: Pictures, guard: Iterable[str]) -> dict[str, float]:
     """
     found: dict[str, float] = {}
     for name in guard:
-        mean = math.fsum(float(picture["rewards"][name]) for picture in base) / len(base)
+        values = [float(picture["rewards"][name]) for picture in base]
+        finite = [value for value in values if math.isfinite(value)]
+        mean = math.fsum(finite) / (len(finite) or 1)
         found[name] = mean - FALL * deviation(base, name)
         if math.isnan(found[name]):
             raise ValueError(f"the guard {name!r} needs two pictures of one prompt")

@@ -40,6 +40,7 @@ from benchmarks.compute.budget import Budget
 from benchmarks.compute.ledger import KINDS, Ledger, Pass, passes
 from benchmarks.config import load_preset, load_task, method_defaults, override
 from benchmarks.harness.evaluate import pictures
+from benchmarks.harness.guard import Guard
 from benchmarks.harness.loop import Harness
 from benchmarks.harness.spec import Spec
 from benchmarks.records import checkpoint
@@ -66,19 +67,24 @@ class Broken(Exception):
 
 
 class Darkness(Reward):
-    """A toy reward: minus the mean pixel value, in percent. ``control`` takes its meaning away.
+    """A toy reward: minus the mean pixel value, in percent.
 
-    The control gives each picture the value of its neighbour in the batch, and a gradient that
-    points up or down by a coin toss.
+    It is NaN for the prompt ``missing``. ``control`` takes its meaning away: each picture gets the
+    value of its neighbour in the batch, and a gradient that points up or down by a coin toss.
     """
 
     unit, reference, differentiable = "% of the pixel range, negative", "ours", True
 
-    def __init__(self, device: Any = "cpu", control: bool = False) -> None:
-        self.control, self.calls = control, 0
+    def __init__(
+        self, device: Any = "cpu", control: bool = False, missing: str | None = None
+    ) -> None:
+        self.control, self.calls, self.missing = control, 0, missing
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         values = -100 * images.mean((1, 2, 3))
+        if self.missing is not None:
+            there = [1.0 if prompt != self.missing else math.nan for prompt in prompts]
+            values = values * torch.tensor(there, device=values.device)
         if not self.control:
             return values
         self.calls += 1
@@ -152,12 +158,17 @@ def bench_of(name: str, config: Any, reward: Reward, prompts: Sequence[str]) -> 
     backbone, start = model()
     backbone.load_weights(start)
     backbone.ledger.load_state_dict(Ledger().state_dict())
+
+    def scale() -> Scale:
+        return Scale(mean=-50.0, deviation=10.0)
+
+    guard = Guard(backbone.ledger, "toy", backbone.ledger.counted(reward), scale)
     context = Context(
         backbone=backbone,
-        reward=backbone.ledger.counted(reward),
+        reward=guard.reward,
         prompts=lambda step, count: [prompts[(step + i) % len(prompts)] for i in range(count)],
         streams=Streams(0),
-        scale=lambda: Scale(mean=-50.0, deviation=10.0),
+        scale=scale,
     )
     return Bench(registry.methods.get(name)(config, context), backbone)
 
@@ -338,6 +349,30 @@ def a_budget_is_kept(name: str) -> None:
         )
 
 
+def micro_batches_change_memory_only(name: str) -> None:
+    """Micro-batches of one and two samples report the same, to float32's rounding.
+
+    The reward has no value for one of the prompts. A method may refuse a micro-batch of one.
+    """
+    prompts = load_task(PROMPTS).train[:3]
+    found: list[dict[str, list[float]]] = []
+    for size in (SAMPLES // 2, 1):
+        config = small_config(name, micro_batch=size)
+        try:
+            method = bench_of(name, config, Darkness(missing=prompts[0]), prompts).method
+        except UserError:
+            return
+        results = [method.step(step) for step in range(3)]
+        found.append({w: [getattr(r, w) for r in results] for w in ("reward", "grad_norm")})
+    for what, expected in found[0].items():
+        if not _close(found[1][what], expected):
+            raise Broken(
+                f"micro-batches of {SAMPLES // 2} give {what} {expected}, those of 1 give "
+                f"{found[1][what]}: draw no random number per micro-batch, divide by the whole "
+                "batch, and take statistics over it"
+            )
+
+
 def two_processes_equal_one(name: str) -> None:
     """Two processes that share the samples report and count what one does, to float32's rounding.
 
@@ -393,6 +428,7 @@ CHECKS: dict[str, Callable[[str], None]] = {
         needs_are_honest,
         evaluation_changes_nothing,
         a_budget_is_kept,
+        micro_batches_change_memory_only,
         two_processes_equal_one,
     )
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -24,6 +25,7 @@ from benchmarks.harness.progress import bar
 from benchmarks.harness.spec import Spec
 from benchmarks.records import tracking
 from benchmarks.records.cell import Cell
+from benchmarks.records.state import DAMAGED, read_lines
 
 #: What ``torch.compile`` calls on a CPU; for a GPU it needs one of them too.
 COMPILERS = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++"]
@@ -84,25 +86,26 @@ def resolve(
     configs = {name: method_config(name, preset, *layers) for name, layers in methods.items()}
     for seed in seeds:
         for name, (config, own) in configs.items():
-            cells.append(
-                Spec(
-                    method=name,
-                    config=config,
-                    task=prompts,
-                    reward=reward,
-                    backbone=backbone,
-                    seed=seed,
-                    budget=own_budget,
-                    evaluation=preset.evaluation,
-                    rank=rank,
-                    precision=precision or default_precision(),
-                    keep=keep,
-                    compile=compile,
-                    placebo=placebo,
-                    evaluate_at=fractions(budget_factor),
-                    sources=sources | {f"config.{key}": where for key, where in own.items()},
-                )
-            )
+            values = {
+                "method": name,
+                "config": config,
+                "task": prompts,
+                "reward": reward,
+                "backbone": backbone,
+                "seed": seed,
+                "budget": own_budget,
+                "evaluation": preset.evaluation,
+                "rank": rank,
+                "precision": precision or default_precision(),
+                "keep": keep,
+                "compile": compile,
+                "placebo": placebo,
+                "evaluate_at": fractions(budget_factor),
+                "sources": sources | {f"config.{key}": where for key, where in own.items()},
+            }
+            cells.append(Spec.made(values, f"{name}, seed {seed}"))
+    if not cells:
+        raise UserError("there is nothing to run: name at least one method and one seed")
     user = (reward, *(held_out or ())) if named is None else named
     refuse_code(code_files(cells), user, f"task {prompts.name}")
     for spec in cells:
@@ -142,13 +145,17 @@ def refuse_code(rewards: Iterable[str], named: Iterable[str], where: str) -> Non
 def announce(cells: Sequence[Spec], out: Path) -> None:
     """Write the file of each cell that is not begun, so that it can be run from there.
 
-    Raises UserError if ``out`` cannot be written.
+    What is wrong with the directory of one cell is said when that cell is run. Raises UserError if
+    ``out`` cannot be written.
     """
-    try:
-        for spec in cells:
-            Cell(out, spec.description(), {"sources": dict(spec.sources)}).announce()
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written ({error.strerror})") from error
+    for spec in cells:
+        cell = Cell(out, spec.description(), {"sources": dict(spec.sources)})
+        try:
+            cell.announce()
+        except (OSError, UserError) as error:
+            if not cell.path.is_dir():
+                reason = getattr(error, "strerror", None) or error
+                raise UserError(f"--out {out}: cannot be written ({reason})") from error
 
 
 def run_cells(
@@ -162,7 +169,7 @@ def run_cells(
     """
     harness = Harness(out, track=track)
     done = list[Path]()
-    failed = dict[str, Exception]()
+    failed = dict[str, BaseException]()
     alike = len({(spec.method, spec.seed) for spec in cells}) < len(cells)  # by these alone
     for spec in sorted(cells, key=lambda spec: Cell(out, spec.description()).failed):
         name = f"{spec.method}, seed {spec.seed}"
@@ -171,7 +178,7 @@ def run_cells(
         with bar(name) as progress:
             try:
                 done.append(harness.run(spec, progress))
-            except Exception as error:  # noqa: BLE001 - in whatever way one fails, others go on
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - others go on
                 if processes() > 1 and not isinstance(error, UserError | NotFinite):
                     leave(f"{name} failed: {error}")
                 failed[name] = error
@@ -182,8 +189,10 @@ def run_cells(
     return done, {name: _line(error) for name, error in failed.items()}
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
+    if isinstance(error, SystemExit):
+        return f"it called sys.exit({error.code!r})"
     return lines[0] if lines else type(error).__name__
 
 
@@ -203,6 +212,8 @@ def run(
     """
     if isinstance(methods, str):
         raise UserError(f"methods must be a list: methods=[{methods!r}]")
+    if multiprocessing.current_process().name == "function reward":  # whose file is this script
+        raise UserError("put the call of benchmarks.run under: if __name__ == '__main__'")
     own = config or {}
     unknown = set(own) - set(methods)
     if unknown:
@@ -215,9 +226,12 @@ def run(
         raise RuntimeError("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
     rows = []
     for cell in done:
-        head = json.loads((cell / "cell.json").read_text())
-        for line in (cell / "evals.jsonl").read_text().splitlines():
-            record = json.loads(line)
-            record.pop("per_image")
-            rows.append({k: head[k] for k in ("method", "seed")} | record | record.pop("rewards"))
+        try:
+            head = json.loads((cell / "cell.json").read_text())
+            for record in read_lines(cell / "evals.jsonl"):
+                record.pop("per_image")
+                own = {k: head[k] for k in ("method", "seed")}
+                rows.append(own | record | record.pop("rewards"))
+        except DAMAGED as error:
+            raise UserError(f"{cell}: its records are damaged ({error}); remove it") from error
     return pd.DataFrame(rows)

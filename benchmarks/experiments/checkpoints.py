@@ -17,18 +17,18 @@ from typing import Any
 
 from torch import Tensor
 
-from benchmarks import registry
+from benchmarks import cut_prompts, registry
 from benchmarks.api import EvaluationSettings, Task, UserError
 from benchmarks.backbone import default_precision, load, lora_file
 from benchmarks.compute.ledger import Ledger
-from benchmarks.config import build, check_task, load_preset, load_task
+from benchmarks.config import RULES, build, check_task, load_preset, load_task
 from benchmarks.distributed import start
 from benchmarks.experiments import soup
 from benchmarks.experiments.cells import refuse_code
 from benchmarks.experiments.requests import Request
 from benchmarks.harness.evaluate import calibrate, evaluate, pictures
-from benchmarks.harness.spec import reported
-from benchmarks.records.cell import save_pictures, write_json
+from benchmarks.harness.spec import named_content, reported
+from benchmarks.records.cell import refuse_links, save_pictures, write_json
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,10 @@ def describe(options: Request, chosen: list[Candidate]) -> dict[str, Any]:
         "reward": reward,
         "reported": names,
         "units": {n: registry.rewards.get(n).unit for n in names},
+        "details": {n: registry.rewards.get(n).recorded for n in names},
+        "content": named_content(backbone, {*names, preset.evaluation.features}, None),
+        "rules": RULES,
+        "precision": default_precision(),
         "backbone": backbone,
         "prompts": splits,
         "calibration": task.evaluation_prompts()["train"],
@@ -154,6 +158,11 @@ def records(
         if wrong:
             raise UserError(f"{path}: {wrong[0]} does not fit backbone {description['backbone']!r}")
     scorers = {name: registry.rewards.get(name)(device) for name in description["reported"]}
+    readers: dict[str, cut_prompts.Reader] = {"the model": model}
+    readers |= {f"reward {name}": scorer for name, scorer in scorers.items()}
+    texts = [prompt for split in description["prompts"].values() for prompt in split]
+    if cut := cut_prompts.warned(readers, texts):
+        write_json(folder / "cut_prompts.json", cut)
     settings = EvaluationSettings(**description["evaluation"])
     space = registry.rewards.get(settings.features)(device)
     shown = description["calibration"]
@@ -195,6 +204,7 @@ def run(options: Request, folder: Path | None = None) -> Path:
         digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:8]
         folder = options.out / f"evaluate-{description['kind']}-{digest}"
     if not (folder / "evaluation.json").is_file():
+        refuse_links(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

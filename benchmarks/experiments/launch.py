@@ -21,7 +21,7 @@ from benchmarks.cli import Launching
 from benchmarks.experiments.cells import announce, code_files, run_cells
 from benchmarks.harness.spec import Spec
 from benchmarks.records import tracking
-from benchmarks.records.cell import Cell
+from benchmarks.records.cell import Cell, refuse_links
 from benchmarks.records.state import collect
 
 #: Minutes. A job that reaches its limit is queued again and goes on, TIMEOUTS times at most.
@@ -78,6 +78,7 @@ def command(file: Path, spec: Spec, around: Around) -> list[str]:
 def local(commands: Sequence[list[str]], jobs: int, out: Path) -> None:
     """Run ``commands``, the arguments of one cell each, ``jobs`` at a time; logs go to ``out``."""
     logs = out / "logs"
+    refuse_links(logs)
     logs.mkdir(parents=True, exist_ok=True)
     start = [sys.executable, str(ROOT / "run_benchmark.py")]
     waiting = list(enumerate(commands, 1))
@@ -130,6 +131,7 @@ def slurm(jobs: Sequence[Job], launching: Launching, out: Path) -> None:
         import submitit
     except ImportError as error:
         raise UserError("--launch slurm needs submitit: pip install submitit") from error
+    refuse_links(out / "slurm")
     try:
         executor = submitit.SlurmExecutor(out / "slurm", max_num_timeout=TIMEOUTS)
     except RuntimeError as error:

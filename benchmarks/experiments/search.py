@@ -9,20 +9,20 @@ outward of that edge where a winner was, from its own space elsewhere.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from benchmarks.api import UserError
+from benchmarks.api import Count, Index, Positive, UserError, Within
 from benchmarks.cli import Launching
 from benchmarks.config import FOLDER, build, read_toml
 from benchmarks.experiments.cells import announce, resolve
 from benchmarks.experiments.launch import Around, run_here_or_launched
 from benchmarks.harness.spec import Spec
 from benchmarks.records.cell import Cell
+from benchmarks.records.state import DAMAGED, read_lines
 from benchmarks.registry import hint
 from benchmarks.streams import Streams
 
@@ -35,8 +35,8 @@ EDGE = 0.15
 class Range:
     """The values of one setting: drawn evenly on the logarithm between two positive ends."""
 
-    low: float
-    high: float
+    low: Positive
+    high: Positive
 
     def at(self, share: float) -> float:
         """The value at this share of the range, to three digits."""
@@ -70,11 +70,11 @@ class Search:
     """KIND=AMOUNT per trial and seed."""
     seeds: tuple[int, ...]
     """Of every trial, at least two; of no report."""
-    trials: int
+    trials: Count
     """Random trials per method and reward."""
-    extension: int
+    extension: Index
     """Further trials of every method if a winner is at an edge."""
-    widen: float
+    widen: Annotated[float, Within(above=1)]
     """How many times further these may go."""
     space: Mapping[str, Space]
     """Per method, the range of each setting."""
@@ -115,14 +115,12 @@ def load(path: Path) -> Search:
     search = build(Search, read_toml(path), str(path))
     if len(set(search.seeds)) < 2:
         raise UserError(f"{path}: seeds must be at least two: one may be luck")
-    if search.trials < 1 or search.extension < 0 or search.widen <= 1:
-        raise UserError(f"{path}: trials must be at least 1, extension 0 and widen above 1")
     for method, space in search.space.items():
         for name, ends in space.items():
-            if not 0 < ends.low < ends.high < math.inf:
+            if not ends.low < ends.high:
                 raise UserError(
-                    f"{path}: space.{method}.{name} goes from {ends.low:g} to {ends.high:g}; both "
-                    "must be positive, the first below the second"
+                    f"{path}: space.{method}.{name} goes from {ends.low:g} to {ends.high:g}; the "
+                    "first must be below the second"
                 )
     return search
 
@@ -281,17 +279,14 @@ def _done(
 
 def judge(trial: Trial, paths: Sequence[Path]) -> Judged:
     """Read the records of a trial's seeds."""
-    runs = [_evaluations(path) for path in paths]
-    scores = []
-    for lines in runs:
-        *_, last = (line for line in lines if line.get("kept", True))
-        scores.append(float(last["rewards"][trial.reward]))
-    every = [line.get("kept", True) for lines in runs for line in lines]
-    base = float(runs[0][0]["rewards"][trial.reward])
+    base, scores, every = 0.0, list[float](), list[bool]()
+    for path in reversed(paths):
+        try:
+            lines = [line for line in read_lines(path / "evals.jsonl") if line["split"] == "unseen"]
+            *_, last = (line for line in lines if line.get("kept", True))
+            scores.insert(0, float(last["rewards"][trial.reward]))
+            base = float(lines[0]["rewards"][trial.reward])
+            every += [line.get("kept", True) for line in lines]
+        except DAMAGED as error:
+            raise UserError(f"{path}: its records are damaged ({error}); remove it") from error
     return Judged(trial=trial, base=base, scores=tuple(scores), kept=sum(every) / len(every))
-
-
-def _evaluations(path: Path) -> list[dict[str, Any]]:
-    """Those of the unseen split, the base model's first."""
-    lines = (path / "evals.jsonl").read_text("utf-8").splitlines()
-    return [record for record in map(json.loads, lines) if record["split"] == "unseen"]

@@ -18,10 +18,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from benchmarks import registry
-from benchmarks.api import Preset, UserError
+from benchmarks.api import Count, Finite, Index, Positive, Preset, UserError, Within
 from benchmarks.cli import Launching
 from benchmarks.compute.budget import Budget
 from benchmarks.config import (
@@ -64,11 +64,11 @@ class Arm:
     """Its name. Default: the arm's label."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """Values over the preset's, nested like the method's Config."""
-    rank: int = 4
+    rank: Index = 4
     """Of the LoRA matrices; 0: all weights are trained."""
     placebo: bool = False
     """Trained on the reward without meaning, so that the report knows what others have learnt."""
-    budget_factor: float = 1.0
+    budget_factor: Annotated[float, Within(least=1)] = 1.0
     """So many times the item's budget, for a method that is to be cheaper by that; a power of 2."""
 
 
@@ -78,11 +78,11 @@ class Further:
 
     arm: str
     """Whose checkpoints."""
-    rewards: tuple[int, ...]
+    rewards: tuple[Index, ...]
     """Positions in the item's `rewards`: one checkpoint for each."""
-    sweep: int = 0
+    sweep: Index = 0
     """So many even mixes of two checkpoints, or of one and the base model."""
-    parts: int = 0
+    parts: Index = 0
     """Adapters only in the first, and only in the last, k of so many parts of the chain."""
 
 
@@ -102,11 +102,11 @@ class Claim:
     """`train` or `unseen`: the prompts of the evaluations that count."""
     of: str | None = None
     """A reward or measure to compare instead of the train reward."""
-    times: float | None = None
+    times: Positive | None = None
     """A speed-up holds above this factor. Default: 1."""
-    at: float | None = None
+    at: Finite | None = None
     """The soup's coefficient of the last checkpoint."""
-    reward: int | None = None
+    reward: Index | None = None
     """The position in `rewards` of the reward that is measured."""
     rung: str | None = None
     """The rung of the memory ladder."""
@@ -146,7 +146,7 @@ class Primary:
 
     item: str
     """The table or figure whose claim it is."""
-    claim: int
+    claim: Count
     """Which of its claims, from 1."""
     reward: str
     """The reward that it is about."""
@@ -178,7 +178,7 @@ class Item:
     """Tasks of single rewards."""
     held_out: tuple[str, ...] | None = None
     """Rewards that are only reported. Default: the task's."""
-    evaluation: Mapping[str, int] = field(default_factory=dict)
+    evaluation: Mapping[str, Count] = field(default_factory=dict)
     """Over the task's `train_every`, `train_images`, `unseen_images`."""
     figures: tuple[str, ...] = ()
     """What is drawn."""
@@ -397,7 +397,7 @@ def cost(items: Sequence[Loaded], backbone: str) -> Iterator[str]:
     hours = 0.0
     for (method, config, size, budget), number in without_reward(wanted).items():
         if size not in models:
-            models[size] = MetaModel(backbone, "fp16", size)
+            models[size] = MetaModel(backbone, "bf16", size)
         choices = forecast.plan(method, config, models[size], Budget.parse(budget))["keep"]
         fits = (k for k in choices if choices[k]["peak_bytes"] <= FILL * GPU_BYTES)
         keep = next(fits, list(choices)[-1])

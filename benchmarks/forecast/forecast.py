@@ -8,9 +8,9 @@ How it counts:
 - Memory: the heaviest of these steps runs once more on the meta device, where the denoiser and the
   decoder hold as many bytes as the real ones do for the same batch; every storage alive is counted
   (parameters, gradients and optimizer state too). Their bytes are measured with one and two samples
-  and extended linearly. 16-bit weights and activations for SD v1.5, SD 2.1 and SDXL, 32-bit
-  otherwise; attention by a fused kernel that keeps no probabilities. Not counted: the reward's
-  own memory, the allocator's fragments, 32-bit normalisation under autocast.
+  and extended linearly. bfloat16 weights and activations for models whose shape is written down,
+  32-bit otherwise; attention by a fused kernel that keeps no probabilities. Not counted: the
+  reward's own memory, the allocator's fragments, 32-bit normalisation under autocast.
 """
 
 from __future__ import annotations

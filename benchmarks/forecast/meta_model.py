@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import torch
@@ -78,8 +78,10 @@ class MetaModel:
     @property
     def frozen_bytes(self) -> float:
         """Of the weights that are not trained."""
-        count = sum(p.numel() for module in self.backbone.modules() for p in module.parameters())
-        return (count - self.trainable) * self.dtype.itemsize
+        kinds = dict.fromkeys(self.backbone.modules(), self.dtype)
+        kinds[self.backbone.autoencoder] = self.backbone.autoencoder_dtype(self.dtype)
+        sizes = ((p.numel(), kinds[m].itemsize) for m in kinds for p in m.parameters())
+        return sum(n * size for n, size in sizes) - self.trainable * self.dtype.itemsize
 
     @property
     def packed_bytes(self) -> float:
@@ -119,23 +121,24 @@ class MetaModel:
         ``among`` the gradients wanted; others are not measured.
         """
 
-        def call(samples: int, wanted: WantedGradients) -> Tensor:
-            condition = tuple(
+        def prepared(samples: int, wanted: WantedGradients) -> Callable[[], Tensor]:
+            condition = tuple(  # one for all sampling steps: not among the bytes of a call
                 torch.empty(samples, *shape, device="meta", dtype=self.dtype)
                 for shape in self.condition_shapes
             )
             timesteps = torch.zeros(samples, dtype=torch.long, device="meta")
-            return self.backbone.denoise(self._latents(samples, wanted), timesteps, condition)
+            denoise = self.backbone.denoise
+            return lambda: denoise(self._latents(samples, wanted), timesteps, condition)
 
-        return self._cost("denoiser", call, by_block, fused, among)
+        return self._cost("denoiser", prepared, by_block, fused, among)
 
     def decoder(self, by_block: bool) -> Cost:
         """The bytes of calls of the decoder."""
 
-        def call(samples: int, wanted: WantedGradients) -> Tensor:
-            return self.backbone.pixels(self._latents(samples, wanted))
+        def prepared(samples: int, wanted: WantedGradients) -> Callable[[], Tensor]:
+            return lambda: self.backbone.pixels(self._latents(samples, wanted))
 
-        return self._cost("decoder", call, by_block, True, get_args(WantedGradients))
+        return self._cost("decoder", prepared, by_block, True, get_args(WantedGradients))
 
     def _latents(self, samples: int, wanted: WantedGradients) -> Tensor:
         shape = (samples, *self.backbone.latent_shape)
@@ -143,13 +146,14 @@ class MetaModel:
         return latents.requires_grad_(wanted == "input")
 
     def _cast(self, dtype: torch.dtype) -> None:
-        for module in (self.backbone.denoiser, self.backbone.autoencoder):
-            nn.Module.to(module, dtype)  # diffusers' own prints a warning
+        own = self.backbone.autoencoder_dtype(dtype)
+        nn.Module.to(self.backbone.denoiser, dtype)  # diffusers' own prints a warning
+        nn.Module.to(self.backbone.autoencoder, own)
 
     def _cost(
         self,
         part: Part,
-        call: Callable[[int, WantedGradients], Tensor],
+        prepared: Callable[[int, WantedGradients], Callable[[], Tensor]],
         by_block: bool,
         fused: bool,
         among: Sequence[WantedGradients],
@@ -159,7 +163,7 @@ class MetaModel:
             recompute_blocks(module, by_block)
         for wanted in among:  # now, not in the middle of what is being planned
             if (key := (part, by_block, fused, wanted)) not in self._measured:
-                one, two = (self._measure(partial(call, n, wanted), wanted, fused) for n in (1, 2))
+                one, two = (self._measure(prepared(n, wanted), wanted, fused) for n in (1, 2))
                 self._measured[key] = (one, two)
 
         def cost(samples: int, wanted: WantedGradients) -> PeakBytes:
@@ -195,8 +199,8 @@ def fused_attention() -> Iterator[None]:
     before = F.scaled_dot_product_attention
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
-    def fused(q: Tensor, k: Tensor, v: Tensor, attn_mask: Any = None, **_: Any) -> Tensor:
-        output: Tensor = kernel(q, k, v, attn_mask=attn_mask)[0]
+    def fused(query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, **_: Any) -> Tensor:
+        output: Tensor = kernel(query, key, value, attn_mask=attn_mask)[0]
         return output
 
     F.scaled_dot_product_attention = fused  # type: ignore[assignment]

@@ -1,45 +1,37 @@
 """The shapes of models on the meta device: enough to count passes and bytes, without weights.
 
-SD v1.5, SD 2.1 and SDXL are written down from the ``config.json`` of their public repositories
-(the same numbers as CompVis ``v1-inference.yaml`` and Stability-AI ``sd_xl_base.yaml``); any local
-diffusers folder is read from its own files.
+Those of known models are written down from the ``config.json`` of their public repositories (the
+same numbers as CompVis ``v1-inference.yaml``, Stability-AI ``sd_xl_base.yaml`` and ``sd3.5`` and
+black-forest-labs ``flux`` ``util.py``); any local diffusers folder is read from its own files.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel
+import transformers
 
+from benchmarks import registry
 from benchmarks.api import Condition, UserError
-from benchmarks.backbone import unpriced
+from benchmarks.backbone import family, unpriced
 from benchmarks.backbone.base import BaseBackbone
-from benchmarks.backbone.stable_diffusion import StableDiffusion
 from benchmarks.compute.ledger import Ledger
 from benchmarks.config import load_preset
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """Configurations of a Stable Diffusion's parts, as diffusers and transformers take them."""
+    """A pipeline's class, and the configurations of its parts, each with the class it is of."""
 
-    unet: Mapping[str, Any]
-    vae: Mapping[str, Any]
-    scheduler: Mapping[str, Any]
-    text: tuple[Mapping[str, Any], ...]  # one per text encoder
-
-    @property
-    def tokens(self) -> tuple[int, int]:
-        """Length and width of the text conditioning."""
-        return self.text[0]["max_position_embeddings"], self.unet["cross_attention_dim"]
+    pipeline: str
+    parts: Mapping[str, tuple[str, Mapping[str, Any]]]
 
 
 def _clip(width: int, layers: int, heads: int, projection: int) -> dict[str, Any]:
@@ -84,45 +76,143 @@ _UNET = {
     "down_block_types": [*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"],
     "up_block_types": ["UpBlock2D", *["CrossAttnUpBlock2D"] * 3],
 }
+#: T5-XXL's encoder.
+_T5 = {
+    "vocab_size": 32128,
+    "d_model": 4096,
+    "d_kv": 64,
+    "d_ff": 10240,
+    "num_layers": 24,
+    "num_heads": 64,
+    "feed_forward_proj": "gated-gelu",
+}
+_SD3_VAE = _VAE | {
+    "latent_channels": 16,
+    "sample_size": 1024,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+    "scaling_factor": 1.5305,
+    "shift_factor": 0.0609,
+}
+_FLUX_VAE = _SD3_VAE | {"scaling_factor": 0.3611, "shift_factor": 0.1159}
 
 SHAPES = {
     "sd15": Shape(
-        unet=_UNET | {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8},
-        vae=_VAE | {"sample_size": 512},
-        scheduler=_SCHEDULER,
-        text=(_LARGE,),
+        pipeline="StableDiffusionPipeline",
+        parts={
+            "unet": (
+                "UNet2DConditionModel",
+                _UNET | {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8},
+            ),
+            "vae": ("AutoencoderKL", _VAE | {"sample_size": 512}),
+            "text_encoder": ("CLIPTextModel", _LARGE),
+            "scheduler": ("DDIMScheduler", _SCHEDULER),
+        },
     ),
     "sd21": Shape(
-        unet=_UNET
-        | {
-            "sample_size": 96,
-            "cross_attention_dim": 1024,
-            "attention_head_dim": [5, 10, 20, 20],
-            "use_linear_projection": True,
-            "upcast_attention": True,
+        pipeline="StableDiffusionPipeline",
+        parts={
+            "unet": (
+                "UNet2DConditionModel",
+                _UNET
+                | {
+                    "sample_size": 96,
+                    "cross_attention_dim": 1024,
+                    "attention_head_dim": [5, 10, 20, 20],
+                    "use_linear_projection": True,
+                    "upcast_attention": True,
+                },
+            ),
+            "vae": ("AutoencoderKL", _VAE | {"sample_size": 768}),
+            "text_encoder": ("CLIPTextModel", _clip(1024, 23, 16, 512)),
+            "scheduler": ("DDIMScheduler", _SCHEDULER | {"prediction_type": "v_prediction"}),
         },
-        vae=_VAE | {"sample_size": 768},
-        scheduler=_SCHEDULER | {"prediction_type": "v_prediction"},
-        text=(_clip(1024, 23, 16, 512),),
     ),
     "sdxl": Shape(
-        unet=_UNET
-        | {
-            "sample_size": 128,
-            "block_out_channels": [320, 640, 1280],
-            "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-            "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-            "transformer_layers_per_block": [1, 2, 10],
-            "cross_attention_dim": 2048,
-            "attention_head_dim": [5, 10, 20],
-            "use_linear_projection": True,
-            "addition_embed_type": "text_time",
-            "addition_time_embed_dim": 256,
-            "projection_class_embeddings_input_dim": 2816,
+        pipeline="StableDiffusionXLPipeline",
+        parts={
+            "unet": (
+                "UNet2DConditionModel",
+                _UNET
+                | {
+                    "sample_size": 128,
+                    "block_out_channels": [320, 640, 1280],
+                    "down_block_types": ["DownBlock2D", *["CrossAttnDownBlock2D"] * 2],
+                    "up_block_types": [*["CrossAttnUpBlock2D"] * 2, "UpBlock2D"],
+                    "transformer_layers_per_block": [1, 2, 10],
+                    "cross_attention_dim": 2048,
+                    "attention_head_dim": [5, 10, 20],
+                    "use_linear_projection": True,
+                    "addition_embed_type": "text_time",
+                    "addition_time_embed_dim": 256,
+                    "projection_class_embeddings_input_dim": 2816,
+                },
+            ),
+            "vae": ("AutoencoderKL", _VAE | {"sample_size": 1024, "scaling_factor": 0.13025}),
+            "text_encoder": ("CLIPTextModel", _LARGE),
+            "text_encoder_2": ("CLIPTextModelWithProjection", _clip(1280, 32, 20, 1280)),
+            "scheduler": ("DDIMScheduler", _SCHEDULER),
         },
-        vae=_VAE | {"sample_size": 1024, "scaling_factor": 0.13025},
-        scheduler=_SCHEDULER,
-        text=(_LARGE, _clip(1280, 32, 20, 1280)),
+    ),
+    "sd35-medium": Shape(
+        pipeline="StableDiffusion3Pipeline",
+        parts={
+            "transformer": (
+                "SD3Transformer2DModel",
+                {
+                    "sample_size": 128,
+                    "patch_size": 2,
+                    "in_channels": 16,
+                    "out_channels": 16,
+                    "num_layers": 24,
+                    "attention_head_dim": 64,
+                    "num_attention_heads": 24,
+                    "joint_attention_dim": 4096,
+                    "caption_projection_dim": 1536,
+                    "pooled_projection_dim": 2048,
+                    "pos_embed_max_size": 384,
+                    "dual_attention_layers": list(range(13)),
+                    "qk_norm": "rms_norm",
+                },
+            ),
+            "vae": (
+                "AutoencoderKL",
+                _SD3_VAE,
+            ),
+            "text_encoder": ("CLIPTextModelWithProjection", _LARGE),
+            "text_encoder_2": ("CLIPTextModelWithProjection", _clip(1280, 32, 20, 1280)),
+            "text_encoder_3": ("T5EncoderModel", _T5),
+            "scheduler": ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}),
+        },
+    ),
+    "flux-dev": Shape(
+        pipeline="FluxPipeline",
+        parts={
+            "transformer": (
+                "FluxTransformer2DModel",
+                {
+                    "patch_size": 1,
+                    "in_channels": 64,
+                    "num_layers": 19,
+                    "num_single_layers": 38,
+                    "attention_head_dim": 128,
+                    "num_attention_heads": 24,
+                    "joint_attention_dim": 4096,
+                    "pooled_projection_dim": 768,
+                    "guidance_embeds": True,
+                },
+            ),
+            "vae": (
+                "AutoencoderKL",
+                _FLUX_VAE,
+            ),
+            "text_encoder": ("CLIPTextModel", _LARGE),
+            "text_encoder_2": ("T5EncoderModel", _T5),
+            "scheduler": (
+                "FlowMatchEulerDiscreteScheduler",
+                {"shift": 3.0, "use_dynamic_shifting": True},
+            ),
+        },
     ),
 }
 
@@ -136,62 +226,43 @@ def shape(name: str) -> Shape:
         return SHAPES[name]
     model = load_preset(name).model
     folder = Path(model if isinstance(model, str) else name)
-
-    def read(file: str) -> dict[str, Any]:
-        values: dict[str, Any] = json.loads((folder / file).read_text("utf-8"))
-        return values
-
     try:
-        return Shape(
-            unet=read("unet/config.json"),
-            vae=read("vae/config.json"),
-            scheduler=read("scheduler/scheduler_config.json"),
-            text=(read("text_encoder/config.json"),),
-        )
-    except (OSError, ValueError) as error:
+        index = _read(folder / "model_index.json")
+        cls = family([index.get("_class_name")])
+        parts = {}
+        for part in (*cls.parts, "scheduler"):
+            made = index.get(part)
+            if made is not None and made[1] is not None:
+                kind = "scheduler_config.json" if part == "scheduler" else "config.json"
+                parts[part] = cls.parts.get(part, made[1]), _read(folder / part / kind)
+        return Shape(pipeline=cls.pipeline_class, parts=parts)
+    except (OSError, ValueError, TypeError, AttributeError, IndexError) as error:
         raise UserError(
             f"--backbone {name}: no shape to plan with; use one of {', '.join(SHAPES)}, emoji, or "
             f"a local diffusers folder ({error})"
         ) from error
 
 
-class ShapeOnly(StableDiffusion):
-    """A Stable Diffusion or SDXL on the meta device, whose conditioning has a shape only."""
+def _read(file: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    return values
 
-    def __init__(self, shape: Shape, rank: int) -> None:
-        self.shape = shape
-        with torch.device("meta"):
-            parts: dict[str, Any] = {
-                "unet": UNet2DConditionModel.from_config(dict(shape.unet)),
-                "vae": AutoencoderKL.from_config(dict(shape.vae)),
-                "text_encoder": nn.ModuleList(
-                    CLIPTextModel(CLIPTextConfig(**text)) for text in shape.text
-                ),
-                "tokenizer": None,
-            }
-        parts["scheduler"] = DDIMScheduler.from_config(dict(shape.scheduler))
-        pipeline: Any = SimpleNamespace(**parts)
-        super().__init__(pipeline, Ledger(), rank=rank, device="meta")
 
-    def conditions(self, prompts: Sequence[str]) -> Condition:
-        """Of SDXL also the pooled text, and the sizes of picture and crop."""
-        config = self.shape.unet
-        shapes: list[tuple[int, ...]] = [self.shape.tokens]
-        if config.get("addition_embed_type") == "text_time":
-            sizes = 6 * config["addition_time_embed_dim"]
-            shapes += [(config["projection_class_embeddings_input_dim"] - sizes,), (6,)]
-        return tuple(torch.zeros(len(prompts), *s, device=self.device) for s in shapes)
+def empty_pipeline(shape: Shape) -> Any:
+    """A pipeline on the meta device, without tokenizers."""
+    found = {part: _empty(*described) for part, described in shape.parts.items()}
+    cls: Any = getattr(diffusers, shape.pipeline)
+    wanted = inspect.signature(cls.__init__).parameters.values()
+    rest = [p.name for p in wanted if p.default is p.empty and p.name not in (*found, "self")]
+    return cls(**found, **{**dict.fromkeys(rest), **family([shape.pipeline]).reading})
 
-    def denoise(self, latents: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
-        """One pass of the U-Net."""
-        if len(condition) == 1:
-            return super().denoise(latents, timesteps, condition)
-        text, pooled, sizes = condition
-        more = {"text_embeds": pooled, "time_ids": sizes}
-        output: Tensor = self.denoiser(
-            latents, timesteps, encoder_hidden_states=text, added_cond_kwargs=more
-        ).sample
-        return output
+
+def _empty(cls: str, values: Mapping[str, Any]) -> Any:
+    with torch.device("meta"):
+        if hasattr(diffusers, cls):
+            return getattr(diffusers, cls).from_config(dict(values))
+        kind = getattr(transformers, cls)
+        return kind(kind.config_class(**values))
 
 
 def on_meta(name: str, rank: int) -> BaseBackbone:
@@ -200,6 +271,26 @@ def on_meta(name: str, rank: int) -> BaseBackbone:
     By its shape where that is written down or in a local folder. What a function makes is made,
     and its weights are then forgotten. Raises UserError for anything else.
     """
-    if name in SHAPES or isinstance(load_preset(name).model, str):
-        return ShapeOnly(shape(name), rank)
-    return unpriced(name, Ledger(), rank=rank, device="meta")
+    known = name in registry.backbones.names() or name not in SHAPES
+    preset = load_preset(name) if known else None
+    if preset and not isinstance(preset.model, str):
+        return unpriced(name, Ledger(), rank=rank, device="meta")
+    found = shape(name)
+    cls: Any = family([found.pipeline])
+
+    class ShapeOnly(cls):  # type: ignore[misc]
+        """Its conditioning has a shape only."""
+
+        def conditions(self, prompts: Sequence[str]) -> Condition:
+            """Nothing is encoded."""
+            shapes = self.condition_shapes()
+            return tuple(torch.zeros(len(prompts), *s, device=self.device) for s in shapes)
+
+    made: BaseBackbone = ShapeOnly(
+        empty_pipeline(found),
+        Ledger(),
+        rank=rank,
+        device="meta",
+        resolution=preset.resolution if preset else None,
+    )
+    return made

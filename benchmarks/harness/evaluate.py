@@ -66,6 +66,11 @@ def calibrate(
     return {name: reward.calibrate(images, prompts) for name, reward in asking.items()}
 
 
+def _mean(values: Tensor) -> float:
+    """Of those that are finite: another picture counts as an average one. NaN if none is."""
+    return float(values[values.isfinite()].mean())
+
+
 @torch.no_grad()
 def evaluate(
     backbone: BaseBackbone,
@@ -93,7 +98,7 @@ def evaluate(
             features = gather([space.features(mine)] if texts else [])
             record = {
                 "split": split,
-                "rewards": {name: float(values.mean()) for name, values in scores.items()},
+                "rewards": {name: _mean(values) for name, values in scores.items()},
                 **measures(features, asked, base[split] if base else None),
                 "per_image": [
                     {"prompt": p, "rewards": {n: float(v[i]) for n, v in scores.items()}}

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from benchmarks import registry
+from benchmarks import cut_prompts, registry
 from benchmarks.api import Context, Keep, Method, Reward, Scale, StepResult, UserError
 from benchmarks.backbone import load
 from benchmarks.compute.floors import floors, kept
@@ -74,7 +74,7 @@ class Harness:
                 if self.device.type == "cuda":
                     torch.cuda.reset_peak_memory_stats(self.device)
                 Run(self, spec, cell, progress).train()
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 interrupt.check()
                 cell.fail(error)
                 raise
@@ -107,6 +107,9 @@ class Run:
         self.rewards: dict[str, Reward] = {
             name: registry.rewards.get(name)(harness.device) for name in spec.reported
         }
+        readers: dict[str, cut_prompts.Reader] = {"the model": self.backbone}
+        readers |= {f"reward {name}": reward for name, reward in self.rewards.items()}
+        self.cut = cut_prompts.warned(readers, [*spec.task.train, *spec.task.unseen])
         space = spec.evaluation.features
         self.space = self.rewards.get(space) or registry.rewards.get(space)(harness.device)
         self.base_features: dict[str, Tensor] = {}  # by split, on the evaluation's noise
@@ -194,6 +197,8 @@ class Run:
         state, pending = self._start()
         if self.normalisers and process() == 0:
             write_json(self.cell.path / "normalisers.json", self.normalisers)
+        if self.cut and process() == 0:
+            write_json(self.cell.path / "cut_prompts.json", self.cut)
         saved = time.monotonic()
         while pending:
             interrupt.check()

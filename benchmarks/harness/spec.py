@@ -10,16 +10,25 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks import registry
-from benchmarks.api import EvaluationSettings, Task, UserError
+from benchmarks import content, registry
+from benchmarks.api import EvaluationSettings, Index, Task, UserError, ZeroToOne
 from benchmarks.compute.budget import FRACTIONS, Budget
-from benchmarks.config import OLD_KEEP, RULES, KeepChoice, Precision, build, check_task, override
+from benchmarks.config import (
+    OLD_KEEP,
+    RULES,
+    KeepChoice,
+    Precision,
+    backbone_content,
+    build,
+    check_task,
+    override,
+)
 
 #: Fields of a Spec that stand under another name in its file.
 RECORDED = {"task": "prompts"}
@@ -45,7 +54,7 @@ class Spec:
     """How much the cell may spend."""
     evaluation: EvaluationSettings
     """The preset's."""
-    rank: int = 4
+    rank: Index = 4
     """Of the LoRA matrices; 0: all weights are trained."""
     precision: Precision
     """Of the frozen weights."""
@@ -55,7 +64,7 @@ class Spec:
     """Whether the denoiser goes through ``torch.compile``."""
     placebo: bool = False
     """Whether the method is paid without meaning, see ``harness/placebo.py``."""
-    evaluate_at: tuple[float, ...] = FRACTIONS
+    evaluate_at: tuple[ZeroToOne, ...] = FRACTIONS
     """Shares of the budget, ascending, from 0 (the base model) to 1."""
     sources: Mapping[str, str] = field(default_factory=dict)
     """Where each value comes from, by dotted name; no part of the cell's identity."""
@@ -91,6 +100,14 @@ class Spec:
         """The rewards in every evaluation of this cell."""
         return reported(self.reward, self.task)
 
+    def content(self) -> dict[str, str]:
+        """Digests of the code and weights that its results depend on and no name says.
+
+        Of what is not this checkout's, see ``benchmarks.content``.
+        """
+        rewards = {*self.reported, self.train_reward, self.evaluation.features}
+        return named_content(self.backbone, rewards, self.method)
+
     def description(self) -> dict[str, Any]:
         """What identifies the cell: its hash names the directory.
 
@@ -104,7 +121,8 @@ class Spec:
             "placebo": self.placebo,
             "evaluate_at": self.evaluate_at,
         }
-        usual = {"compile": False, "placebo": False, "evaluate_at": FRACTIONS}
+        optional["content"] = self.content()
+        usual = {"compile": False, "placebo": False, "evaluate_at": FRACTIONS, "content": {}}
         return {
             "rules": RULES,
             "method": self.method,
@@ -156,8 +174,24 @@ class Spec:
         if isinstance(values.get("method"), str):
             config = registry.methods.get(values["method"]).Config()
             values["config"] = override(config, values.get("config", {}), f"{where}: config")
+        spec = cls.made(values, where)
+        before, now = record.get("content", {}), spec.content()
+        changed = sorted(name for name, digest in now.items() if before.get(name) != digest)
+        if changed:
+            raise UserError(
+                f"{where}: changed since: {', '.join(changed)}; the results would differ. Give the "
+                "command that made it again, or undo the change"
+            )
+        return spec
+
+    @classmethod
+    def made(cls, values: Mapping[str, Any], where: str) -> Spec:
+        """The cell with these values. Raises UserError for what cannot be one."""
         spec = build(cls, values, where)
         check_task(spec.task, f"{where}: prompts")
+        shares = spec.evaluate_at
+        if not shares or list(shares) != sorted(set(shares)) or (shares[0], shares[-1]) != (0, 1):
+            raise UserError(f"{where}: evaluate_at must ascend from 0 to 1, not {list(shares)}")
         return spec
 
 
@@ -166,6 +200,15 @@ def _for_black_boxes() -> list[str]:
     known = registry.methods
     names = [name for name in known.names() if name not in known.variants]
     return [name for name in names if "reward_grad" not in known.get(name).needs]
+
+
+def named_content(backbone: str, rewards: Iterable[str], method: str | None) -> dict[str, str]:
+    """By what these things are called, the digest of each that has one."""
+    found = {f"backbone {backbone}": backbone_content(backbone)}
+    found |= {f"reward {name}": registry.rewards.get(name).content() for name in sorted(rewards)}
+    if method:
+        found[f"method {method}"] = content.code(registry.methods.get(method))
+    return {name: digest for name, digest in found.items() if digest}
 
 
 def reported(reward: str, task: Task) -> list[str]:

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +23,7 @@ from torch import Tensor
 from benchmarks.api import UserError
 from benchmarks.distributed import from_first, process
 from benchmarks.records import checkpoint, tracking
-from benchmarks.records.state import begun
+from benchmarks.records.state import DAMAGED, begun
 
 RECORDS = ("steps", "evals")
 Write = TypeVar("Write", bound=Callable[..., None])
@@ -75,14 +76,18 @@ class Cell:
 
     @by_first
     def announce(self) -> None:
-        """Write the cell's file unless it has begun; who runs it then finds all it needs there."""
+        """Write the cell's file unless it has begun; who runs it then finds all it needs there.
+
+        Raises UserError for a link in the cell's directory.
+        """
+        refuse_links(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         if not begun(self.path):
             write_json(self.path / "cell.json", {**self.description, **self.facts})
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Keep other runs off this cell; raises UserError if one has it."""
+        """Keep other runs off this cell; raises UserError if one has it, or for a link in it."""
         from_first(self._claim)
         try:
             yield
@@ -93,13 +98,22 @@ class Cell:
                 self._lock.close()
 
     def _claim(self) -> None:
+        refuse_links(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.path / "lock").open("w")
+        if (self.path / "lock").is_dir():
+            raise UserError(f"{self.path / 'lock'} is a folder; remove it")
+        self._lock = (self.path / "lock").open("a")
         for attempt in range(5):  # ``status`` holds the lock for a moment
             try:
                 return fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 time.sleep(0.05 * attempt)
+            except OSError as error:  # ENOSYS, ENOLCK: some file systems of clusters
+                _say_once(
+                    f"{self.path.parent}: its file system has no locks ({error.strerror}), so take "
+                    "care yourself that no cell is run twice at once"
+                )
+                return None
         self._lock.close()
         raise UserError(f"{self.path} is being run by another process")
 
@@ -119,11 +133,11 @@ class Cell:
         for path in reversed(self._checkpoints()):
             try:
                 state: dict[str, Any] = checkpoint.load(path)
-            except checkpoint.Unreadable:
+                lost = any(size > self._size(name) for name, size in state["records"].items())
+            except (checkpoint.Unreadable, *DAMAGED):
+                lost = True
+            if lost:  # it, or records that it had counted on
                 path.unlink()
-                continue
-            if any(size > self._size(name) for name, size in state["records"].items()):
-                path.unlink()  # records that it had counted on are lost
                 continue
             for name, size in state["records"].items():
                 with (self.path / f"{name}.jsonl").open("a") as file:
@@ -132,7 +146,7 @@ class Cell:
             return state
         write_json(self.path / "cell.json", {**self.description, **self.facts})
         for child in self.path.iterdir():
-            if child.is_dir():
+            if child.is_dir() and not child.is_symlink():
                 shutil.rmtree(child)
             elif child.name not in ("cell.json", "lock"):
                 child.unlink()
@@ -191,10 +205,30 @@ class Cell:
             write_json(self.path / "failed.json", record)
 
 
+@functools.cache
+def _say_once(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def refuse_links(folder: Path) -> None:
+    """Raises UserError if a folder that is to be written is a link, or one in it leads outside.
+
+    So nothing outside of the directory of runs is ever written or removed.
+    """
+    top = folder.parent.resolve() / folder.name
+    for place, folders, files in os.walk(folder):
+        for name in (".", *folders, *files):
+            path = Path(place) / name
+            if path.is_symlink() and not (path.resolve().is_relative_to(top) and path.exists()):
+                raise UserError(f"{path} is a link; remove it: only files within --out are written")
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write atomically."""
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value, indent=1, default=str) + "\n", encoding="utf-8")
+    temporary.unlink(missing_ok=True)
+    with temporary.open("x", encoding="utf-8") as file:
+        file.write(json.dumps(value, indent=1, default=str) + "\n")
     temporary.replace(path)
 
 

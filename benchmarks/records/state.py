@@ -16,6 +16,8 @@ from benchmarks.compute.budget import BUDGETS
 
 #: What a cell can be, from the furthest to the least.
 STATES = ("done", "running", "failed", "unfinished", "missing")
+#: What reading records raises if they are not as they were written.
+DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 #: A cell of which one of these exists has been started.
 BEGUN = ("lock", "steps.jsonl", "evals.jsonl", "failed.json", "done")
 
@@ -52,13 +54,15 @@ def begun(path: Path) -> bool:
 
 def locked(path: Path) -> bool:
     """Whether a process on this machine, or on the same file system, runs the cell."""
-    if not path.exists():  # records alone, from a repository
+    if not path.is_file():  # records alone, from a repository
         return False
     with path.open() as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             return True
+        except OSError:  # a file system without locks does not say
+            return False
     return False
 
 
@@ -68,7 +72,7 @@ def why(path: Path) -> str:
         failure = json.loads((path / "failed.json").read_text("utf-8"))
         lines = str(failure["error"]).strip().splitlines() or ["no message"]
         return f"step {failure['step']}: {failure['type']}: {lines[0]}"
-    except (ValueError, KeyError):
+    except DAMAGED:
         return "failed.json cannot be read"
 
 
@@ -79,12 +83,22 @@ def progress(path: Path) -> str:
         last = last_record(path / "steps.jsonl")
         share = last[BUDGETS[budget["kind"]]] / budget["amount"]
         return f"step {last['step']}, {share:.0%} of the budget"
-    except (OSError, ValueError, LookupError):
+    except FileNotFoundError:
         return "no step yet"
+    except DAMAGED as error:
+        return f"its records cannot be read ({error})"
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a JSON-lines file. Raises one of ``DAMAGED`` for what is none."""
+    return [dict(json.loads(line)) for line in path.read_text("utf-8").splitlines()]
 
 
 def last_record(path: Path) -> dict[str, Any]:
     """The last whole line of a JSON-lines file."""
     lines = path.read_text("utf-8").splitlines(keepends=True)
-    record: dict[str, Any] = json.loads([line for line in lines if line.endswith("\n")][-1])
+    whole = [line for line in lines if line.endswith("\n")]
+    if not whole:
+        raise FileNotFoundError(path)
+    record: dict[str, Any] = json.loads(whole[-1])
     return record

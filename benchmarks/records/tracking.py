@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 Name = Literal["tensorboard", "wandb", "trackio"]
 PROJECT = "alignprop-bench"
+#: Weights & Biases drops what is logged at an earlier step than its newest, and evaluations look
+#: back. So its own steps only count lines, and this is the axis of all its charts.
+STEP = "optimizer_step"
 
 
 def require(name: Name) -> None:
@@ -53,6 +56,8 @@ class Tracker:
                 place = {"id": cell.name, "dir": cell} if name == "wandb" else {}
                 made = LOGGER_TYPE_TO_CLASS[name](PROJECT, **about, **place)
             made.start()
+            if name == "wandb":
+                made.tracker.define_metric("*", step_metric=STEP)
             return made
 
         self._inner = self._try(begin)
@@ -73,15 +78,27 @@ class Tracker:
             for key, value in found.items()
             if key != "step" and isinstance(value, int | float) and math.isfinite(value)
         }
-        self._try(lambda: self._inner.log(numbers, step=record["step"]))
+        self._log(numbers, record["step"])
+
+    def _log(self, values: dict[str, Any], step: int) -> None:
+        if self.name == "wandb":
+            self._try(lambda: self._inner.log(values | {STEP: step}))
+        else:
+            self._try(lambda: self._inner.log(values, step=step))
 
     def pictures(self, split: str, step: int, images: Tensor) -> None:
         """(B, 3, H, W) in [0, 1]; trackio gets none, because accelerate's has no way for them."""
         if self.name == "trackio":
             return
         array = (images.permute(0, 2, 3, 1).cpu().float() * 255).round().byte().numpy()
-        layout = {"dataformats": "NHWC"} if self.name == "tensorboard" else {}
-        self._try(lambda: self._inner.log_images({f"{split}/images": array}, step=step, **layout))
+        name = f"{split}/images"
+        if self.name == "wandb":
+            from wandb import Image
+
+            self._log({name: [Image(picture) for picture in array]}, step)
+        else:
+            layout = {"dataformats": "NHWC"}
+            self._try(lambda: self._inner.log_images({name: array}, step=step, **layout))
 
     def close(self) -> None:
         """End the tracker's run."""

@@ -56,18 +56,18 @@ def made(model: str, dtype: torch.dtype = torch.float32) -> StableDiffusionPipel
 
 def sd15_configs() -> dict[str, dict[str, Any]]:
     """Its configurations by part."""
-    shape = SHAPES["sd15"]
-    scale = 2 ** (len(shape.vae["block_out_channels"]) - 1)
-    return {
-        "unet": dict(shape.unet) | {"sample_size": PIXELS // scale},
-        "vae": dict(shape.vae) | {"sample_size": PIXELS},
-        "scheduler": dict(shape.scheduler),
-        "text_encoder": dict(shape.text[0]),
-    }
+    parts = {part: dict(values) for part, (_, values) in SHAPES["sd15"].parts.items()}
+    scale = 2 ** (len(parts["vae"]["block_out_channels"]) - 1)
+    parts["unet"]["sample_size"] = PIXELS // scale
+    parts["vae"]["sample_size"] = PIXELS
+    return parts
 
 
 def write_configs(folder: Path) -> None:
     """As a diffusers folder without weights, which the planner can read."""
+    shape = SHAPES["sd15"]
+    index = {part: ["", cls] for part, (cls, _) in shape.parts.items()}
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": shape.pipeline} | index))
     names = {"scheduler": "scheduler_config.json"}
     for part, values in sd15_configs().items():
         (folder / part).mkdir()

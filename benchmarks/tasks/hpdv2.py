@@ -19,7 +19,7 @@ def hpdv2() -> Task:
     """
     try:
         from hpsv2 import benchmark_prompts
-    except ImportError as error:
+    except (ImportError, OSError) as error:
         raise UserError(
             f"task 'hpdv2' needs the package hpsv2 ({error}): pip install -e '.[hps]'"
         ) from error

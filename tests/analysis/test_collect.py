@@ -28,10 +28,51 @@ def test_foreign_records_and_directories_are_reported(tmp_path: Path) -> None:
     after = collect(tmp_path)
     same(before, after)
     text = "\n".join(map(str, after.notes))
-    assert "foreign: ddpo-animals-s0-0: a record of evals.jsonl without 'split'" in text
+    assert (
+        "foreign: ddpo-animals-s0-0: a record of evals.jsonl was left out (KeyError: 'split')"
+        in text
+    )
     assert "foreign: other: records without cell.json" in text
     assert "failed: alien: foreign: cell.json has no method" in text
     assert "failed: list" in text and "failed: garbage" in text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"reward": "other"},
+        {"seed": None},
+        {"config": 3},
+        {"reported": 3},
+        {"units": {}},
+        {"budget": {"kind": 3, "amount": 1.0}},
+        {"budget": {"kind": "steps", "amount": "a"}},
+        {"method": 3},
+    ],
+)
+def test_a_damaged_cell_costs_itself(change: dict, tmp_path: Path) -> None:
+    write_cell(tmp_path, "ddpo", 0)
+    before = collect(tmp_path)
+    damaged = write_cell(tmp_path, "alignprop", 0)
+    record = json.loads((damaged / "cell.json").read_text())
+    (damaged / "cell.json").write_text(json.dumps(record | change))
+    after = collect(tmp_path)
+    same(before, after)
+    assert [note.where for note in after.notes if note.kind == "failed"] == [damaged.name]
+
+
+def test_records_with_words_for_numbers_are_left_out(tmp_path: Path) -> None:
+    cell = write_cell(tmp_path, "ddpo", 0)
+    before = collect(tmp_path)
+    line = json.loads((cell / "evals.jsonl").read_text().splitlines()[-1])
+    with (cell / "evals.jsonl").open("a") as file:
+        for wrong in ({"flops": "many"}, {"rewards": 3}, {"per_image": [3]}, {"step": None}):
+            file.write(json.dumps(line | wrong) + "\n")
+    with (cell / "steps.jsonl").open("a") as file:
+        file.write('{"step": "last"}\n')
+    after = collect(tmp_path)
+    same(before, after)
+    assert sum("left out" in str(note) for note in after.notes) == 5
 
 
 def test_merging_directories_in_any_order(tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
-"""The contract of Configs."""
+"""The contracts of Configs and rewards."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks import registry
-from benchmarks.api import Batch, Sampling, UserError
+from benchmarks.api import Batch, Reward, Sampling, UserError
 from benchmarks.config import OLD_KEEP, load_preset, method_defaults
 
 
@@ -47,3 +49,20 @@ def test_a_batch_is_the_common_case():
 
 def test_old_words_describe_what_is_kept():
     assert OLD_KEEP == {"all": "store", "latents": "step", "blocks": "unet"}
+
+
+@pytest.mark.parametrize("shape", [(2, 1), (4,), (), (1, 2)])
+def test_a_reward_gives_a_number_for_each_picture(shape: tuple[int, ...]):
+    """Other shapes would be broadcast: gradients would double, or mix pictures."""
+
+    class Wrong(Reward):
+        unit, reference, differentiable = "none", "toy", True
+
+        def __init__(self, device: object = "cpu") -> None:
+            pass
+
+        def __call__(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+            return torch.zeros(shape)
+
+    with pytest.raises(UserError, match=r"reward Wrong returned a Tensor of shape .* \(2,\)"):
+        Wrong()(torch.zeros(2, 3, 4, 4), ["a", "b"])

@@ -1,13 +1,15 @@
 """Layers of configuration, where every value comes from, and errors that name the mistake."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from benchmarks import config
-from benchmarks.api import UserError
+from benchmarks import config, registry
+from benchmarks.api import Batch, Count, Share, UserError
 from benchmarks.emoji import data
 
 
@@ -163,3 +165,66 @@ def test_lists_and_tables_of_dataclasses_are_checked_too(values: dict, message: 
     assert str(error.value).startswith(message)
     right = {"boxes": [{"depth": 2}], "labels": {"a": {}}}
     assert config.build(Shelf, right, "x") == Shelf(boxes=(Inner(depth=2),), labels={"a": Inner()})
+
+
+def numbers(settings: Any) -> Iterator[tuple[type, str]]:
+    """The numeric fields of a dataclass, and of those in it."""
+    for entry in fields(settings):
+        kind = typing.get_type_hints(type(settings))[entry.name]
+        value = getattr(settings, entry.name)
+        if is_dataclass(value):
+            yield from numbers(value)
+        elif {int, float} & {kind, *typing.get_args(kind)}:
+            yield type(settings), entry.name
+
+
+def test_every_number_of_every_method_has_a_range():
+    for name in registry.methods.names():
+        for cls, field_name in numbers(registry.methods.get(name).Config()):
+            assert field_name in config.ranges(cls), (
+                f"{name}: say what {field_name} may be by its type, Count or Positive for instance"
+            )
+
+
+@pytest.mark.parametrize(
+    ("method", "values", "message"),
+    [
+        ("ddpo", {"timestep_fraction": 2.0}, "must be above 0 and at most 1, not 2.0"),
+        ("ddpo", {"timestep_fraction": -1.0}, "above 0"),
+        ("ddpo", {"clip": -1.0}, "clip must be above 0, not -1.0"),
+        ("ddpo", {"max_advantage": -1.0}, "max_advantage must be above 0"),
+        ("ddpo", {"inner_epochs": 0}, "inner_epochs must be at least 1, not 0"),
+        ("ddpo", {"updates_per_round": -1}, "at least 1"),
+        ("ddpo", {"buffer_size": 0}, "at least 1"),
+        ("rwr", {"batch_size": 0}, "at least 1"),
+        ("rwr", {"beta": float("nan")}, "beta must be above 0, not nan"),
+        ("rwr", {"eta": -1.0}, "eta must be at least 0 and at most 1"),
+        ("alignprop", {"optimizer": {"clip": 0.0}}, "x.optimizer: clip must be above 0"),
+        ("alignprop", {"optimizer": {"lr": float("inf")}}, "lr must be above 0, not inf"),
+        ("alignprop", {"optimizer": {"beta2": 1.0}}, "at least 0 and below 1, not 1.0"),
+        ("alignprop", {"loss_scale": 0.0}, "loss_scale"),
+        ("alignprop", {"target": float("nan")}, "target must be finite"),
+        ("alignprop", {"truncation": {"k": -5}}, "x.truncation: k must be at least 1"),
+        ("refl", {"guidance": float("nan")}, "guidance must be at least 0, not nan"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(method: str, values: dict, message: str):
+    with pytest.raises(UserError) as error:
+        config.method_config(method, config.load_preset("emoji"), (values, "x"))
+    assert message in str(error.value) and str(error.value).startswith("x")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Undeclared(Batch):
+    batch_size: int = 4
+    shares: tuple[Share, ...] = ()
+    free: float = 0.0
+
+
+def test_a_range_is_inherited_and_holds_in_lists():
+    """A field that is declared anew keeps its range; one that has none takes all but NaN."""
+    assert config.ranges(Undeclared)["batch_size"] == typing.get_args(Count)[1]
+    for values in ({"batch_size": 0}, {"shares": [0.5, 1.5]}, {"free": float("nan")}):
+        with pytest.raises(UserError, match=r"x: \w+ must be"):
+            config.override(Undeclared(), values, "x")
+    assert config.override(Undeclared(), {"free": float("inf")}, "x").free == float("inf")

@@ -12,10 +12,11 @@ import pytest
 
 import run_benchmark
 from benchmarks import registry
-from benchmarks.api import Preset, UserError
+from benchmarks.api import Method, Preset, UserError
 from benchmarks.backbone import load as load_model
 from benchmarks.compute.ledger import Ledger
 from benchmarks.config import load_preset
+from methods.refl import ReFL
 
 ROOT = Path(run_benchmark.__file__).parent
 
@@ -63,7 +64,7 @@ def test_an_installed_package_adds_a_method(tiny_folder: Path, tmp_path: Path):
     assert "A method from another package. [third-party 1]" in listed
     assert "broken: third-party 1 (broken_plugin): ImportError: its library is missing" in listed
     out = tmp_path / "runs"
-    few = ["--backbone", str(tiny_folder), "--task", str(tiny_folder / "few.toml")]
+    few = ["--backbone", str(tiny_folder / "quick.toml"), "--task", str(tiny_folder / "few.toml")]
     small = ["--theirs.batch-size", "2", "--budget", "steps=1"]
     done = command("--methods", "theirs", *few, *small, "--out", str(out), PYTHONPATH=str(site))
     assert done.returncode == 0 and "theirs" in done.stdout, done.stderr
@@ -184,10 +185,50 @@ def test_names_read_without_importing_are_the_registered_ones(known: registry.Re
     assert all(known.summaries[name] for name in read)
 
 
-@pytest.mark.parametrize("text", ["syntax error(", "import no_such_module", "1 / 0"])
+@pytest.mark.parametrize(
+    "text", ["syntax error(", "import no_such_module", "1 / 0", "import sys; sys.exit(0)"]
+)
 def test_a_plugin_that_fails_is_one_clear_line(text: str, tmp_path: Path, capsys):
     path = tmp_path / "mine.py"
     path.write_text(text)
     assert run_benchmark.main(["--plugin", str(path), "--out", str(tmp_path)]) == 2
     captured = capsys.readouterr()
     assert str(path) in captured.err and captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["a.b", "1abc", "class", "../../evil/x", "<script>", "options", "", "re-fl ", "rwr_set"]
+)
+def test_what_cannot_be_the_name_of_a_method_is_refused(name: str, fresh_registry):
+    with pytest.raises(UserError, match=f"method {name!r} from "):
+        registry.register_method(name)(ReFL)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bare:
+    size: int
+
+
+@pytest.mark.parametrize(
+    ("thing", "message"),
+    [
+        (lambda: None, "must be a class that derives from Method"),
+        (int, "must be a class that derives from Method"),
+        (type("NoStep", (Method,), {}), "does not define __init__, load_state_dict, state_dict"),
+        (type("NoConfig", (ReFL,), {"Config": None}), "Config must be a dataclass"),
+        (type("BareConfig", (ReFL,), {"Config": Bare}), "needs a default; size has none"),
+        (type("NoNeeds", (ReFL,), {"needs": "reward"}), "its needs must be"),
+    ],
+)
+def test_what_cannot_be_a_method_is_refused(thing: object, message: str, fresh_registry):
+    with pytest.raises(UserError, match=message):
+        registry.register_method("mine")(thing)
+
+
+def test_what_cannot_be_another_thing_is_refused(fresh_registry):
+    with pytest.raises(UserError, match="derives from Reward"):
+        registry.register_reward("mine")(lambda images, prompts: 0)
+    with pytest.raises(UserError, match=r"must be a function, not \'here\'"):
+        registry.register_task("mine")("here")
+    with pytest.raises(UserError, match=r"a method needs a name: @register_method"):
+        registry.register_method(ReFL)(ReFL)

@@ -68,6 +68,6 @@ def test_the_best_fitting_prediction_has_no_loss(context: Context):
     assert method.backward(0, [0, 1], 2) == pytest.approx(expected)
 
 
-def test_bad_share_is_refused(context: Context):
-    with pytest.raises(UserError, match="share"):
-        RWR(Config(sparse=1.5), context)
+def test_a_batch_larger_than_its_round_is_refused(context: Context):
+    with pytest.raises(UserError, match="batch_size is 16, but a round has only"):
+        RWR(Config(samples_per_round=8, batch_size=16), context)

@@ -94,7 +94,12 @@ def cells(out: Path) -> dict[str, list[dict]]:
 
 def test_a_whole_run_under_torchrun(tiny_folder: Path, tmp_path: Path, monkeypatch):
     """Records are those of one process, also if one process began, crashed, and two go on."""
-    arguments = ["--backbone", str(tiny_folder), "--task", str(tiny_folder / "few.toml")]
+    arguments = [
+        "--backbone",
+        str(tiny_folder / "quick.toml"),
+        "--task",
+        str(tiny_folder / "few.toml"),
+    ]
     arguments += ["--budget", "steps=3", "--methods", "alignprop"]
     own = ["--alignprop.batch-size", "3", "--alignprop.sampling-steps", "4"]
     other = [

@@ -30,17 +30,9 @@ ARGUMENTS = [
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 
-@pytest.fixture(scope="module")
-def folder(tiny_folder: Path) -> Path:
-    """The tiny model with evaluations of two sampling steps, ``quick.toml``."""
-    text = f'model = "{tiny_folder}"\nlike = "emoji"\n[evaluation]\nsampling_steps = 2\n'
-    (tiny_folder / "quick.toml").write_text(text)
-    return tiny_folder
-
-
-def arguments(folder: Path, out: Path) -> list[str]:
+def arguments(tiny_folder: Path, out: Path) -> list[str]:
     both = ["--methods", "alignprop", "ddpo", "--out", str(out)]
-    both += ["--backbone", str(folder / "quick.toml"), "--task", str(folder / "few.toml")]
+    both += ["--backbone", str(tiny_folder / "quick.toml"), "--task", str(tiny_folder / "few.toml")]
     return [*both, *ARGUMENTS]
 
 
@@ -61,12 +53,12 @@ def outcome(out: Path) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def timed(folder: Path, tmp_path_factory) -> tuple[dict[str, object], float]:
+def timed(tiny_folder: Path, tmp_path_factory) -> tuple[dict[str, object], float]:
     """The outcome without any fault, and how many seconds it took."""
     out, begin = tmp_path_factory.mktemp("whole"), time.monotonic()
     with pytest.MonkeyPatch.context() as patch:
         only_cells(patch)
-        assert run_benchmark.main(arguments(folder, out)) == 0
+        assert run_benchmark.main(arguments(tiny_folder, out)) == 0
     return outcome(out), time.monotonic() - begin
 
 
@@ -91,7 +83,7 @@ def only_cells_here(monkeypatch: pytest.MonkeyPatch) -> None:
     [(1, "nothing"), (3, "nothing"), (3, "newest checkpoint"), (4, "both checkpoints")],
 )
 def test_a_crash_changes_nothing(
-    crash: int, broken: str, folder: Path, tmp_path: Path, uninterrupted, monkeypatch
+    crash: int, broken: str, tiny_folder: Path, tmp_path: Path, uninterrupted, monkeypatch
 ):
     for name in ("alignprop", "ddpo"):
         cls = registry.methods.get(name)
@@ -103,7 +95,7 @@ def test_a_crash_changes_nothing(
             return step(self, number)
 
         monkeypatch.setattr(cls, "step", failing)
-    assert run_benchmark.main(arguments(folder, tmp_path)) == 1
+    assert run_benchmark.main(arguments(tiny_folder, tmp_path)) == 1
     monkeypatch.undo()
     checkpoints = sorted(tmp_path.glob("*/checkpoint-*"))
     assert len(checkpoints) == 2 * min(crash, 2)
@@ -113,13 +105,13 @@ def test_a_crash_changes_nothing(
             path.write_bytes(path.read_bytes()[:1000])
         with (cell / "steps.jsonl").open("a") as file:
             file.write('{"step": 99, "rew')  # what a kill in the middle of a line leaves
-    assert run_benchmark.main(arguments(folder, tmp_path)) == 0
+    assert run_benchmark.main(arguments(tiny_folder, tmp_path)) == 0
     found = outcome(tmp_path)
     assert found.keys() == uninterrupted.keys()
     assert found == uninterrupted
 
 
-def start(folder: Path, out: Path) -> int:
+def start(tiny_folder: Path, out: Path) -> int:
     """The same command in a process forked from this one, which has imported everything."""
     before = [signal.getsignal(number) for number in interrupt.SIGNALS]
     interrupt.listen()  # as run_benchmark.py does
@@ -129,7 +121,7 @@ def start(folder: Path, out: Path) -> int:
         if process == 0:
             code = 130
             try:
-                code = run_benchmark.main(arguments(folder, out))
+                code = run_benchmark.main(arguments(tiny_folder, out))
             finally:
                 os._exit(code)
     finally:
@@ -138,11 +130,13 @@ def start(folder: Path, out: Path) -> int:
     return process
 
 
-def kill_until_it_ends(folder: Path, out: Path, dice: random.Random, seconds: float) -> list[str]:
+def kill_until_it_ends(
+    tiny_folder: Path, out: Path, dice: random.Random, seconds: float
+) -> list[str]:
     """Kill it within so many seconds and start it again, until it is quicker: the signals sent."""
     sent: list[str] = []
     while True:
-        process, end = start(folder, out), time.monotonic() + dice.uniform(0, seconds)
+        process, end = start(tiny_folder, out), time.monotonic() + dice.uniform(0, seconds)
         gone = 0
         while not gone and time.monotonic() < end:
             time.sleep(0.005)
@@ -164,21 +158,21 @@ def kill_until_it_ends(folder: Path, out: Path, dice: random.Random, seconds: fl
     [(5, 0), *(pytest.param(20, seed, marks=pytest.mark.slow) for seed in range(1, 11))],
 )
 def test_killed_at_random_moments(
-    kills: int, seed: int, folder: Path, tmp_path: Path, timed, record_property
+    kills: int, seed: int, tiny_folder: Path, tmp_path: Path, timed, record_property
 ):
     (uninterrupted, seconds), dice = timed, random.Random(seed)
     sent, runs = list[str](), 0
     while len(sent) < kills:
         runs += 1
-        sent += kill_until_it_ends(folder, tmp_path / str(runs), dice, seconds)
+        sent += kill_until_it_ends(tiny_folder, tmp_path / str(runs), dice, seconds)
         assert outcome(tmp_path / str(runs)) == uninterrupted
     counts = ", ".join(f"{n} {name}" for name, n in sorted(Counter(sent).items()))
     record_property("tried", f"{len(sent)} kills at random moments of {runs} runs ({counts})")
 
 
-def test_sigterm_ends_the_command(folder: Path, tmp_path: Path, uninterrupted):
+def test_sigterm_ends_the_command(tiny_folder: Path, tmp_path: Path, uninterrupted):
     """One line, exit code 130, no failed cell; and the same command goes on."""
-    command = [sys.executable, "run_benchmark.py", *arguments(folder, tmp_path)]
+    command = [sys.executable, "run_benchmark.py", *arguments(tiny_folder, tmp_path)]
     process = subprocess.Popen(
         command,
         cwd=Path(run_benchmark.__file__).parent,
@@ -194,15 +188,15 @@ def test_sigterm_ends_the_command(folder: Path, tmp_path: Path, uninterrupted):
     assert process.returncode == 130
     assert errors.splitlines()[-1].startswith("interrupted; ") and "Traceback" not in errors
     assert not list(tmp_path.glob("*/failed.json"))
-    assert run_benchmark.main(arguments(folder, tmp_path)) == 0
+    assert run_benchmark.main(arguments(tiny_folder, tmp_path)) == 0
     assert outcome(tmp_path) == uninterrupted
 
 
-def test_an_interruption_that_a_library_swallows(folder: Path, tmp_path: Path, monkeypatch):
+def test_an_interruption_that_a_library_swallows(tiny_folder: Path, tmp_path: Path, monkeypatch):
     def load(*arguments: object, **options: object) -> None:
         monkeypatch.setattr(interrupt, "_asked", True)
         raise OSError("a damaged file, it believes")
 
     monkeypatch.setattr(loop, "load", load)
-    assert run_benchmark.main(arguments(folder, tmp_path)) == 130
+    assert run_benchmark.main(arguments(tiny_folder, tmp_path)) == 130
     assert len(list(tmp_path.glob("*/lock"))) == 1 and not list(tmp_path.glob("*/failed.json"))

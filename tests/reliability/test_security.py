@@ -53,7 +53,7 @@ def test_pickled_weights_of_a_backbone_are_refused(
     for path in (folder / part).glob("*.safetensors"):
         path.unlink()
     torch.save({"weight": Bomb(target)}, folder / part / name)
-    with pytest.raises(UserError, match="not a Stable Diffusion folder with safetensors"):
+    with pytest.raises(UserError, match="not a diffusers folder with safetensors"):
         load_model(str(folder), Ledger())
 
 
@@ -102,7 +102,7 @@ def test_no_secret_is_recorded(tiny_folder: Path, tmp_path: Path, monkeypatch, c
 
     monkeypatch.setitem(registry.methods.entries, "fails", Fails)
     monkeypatch.setattr(analysis.report, "write_report", lambda out: "")
-    arguments = ["--methods", "refl", "fails", "--backbone", str(tiny_folder)]
+    arguments = ["--methods", "refl", "fails", "--backbone", str(tiny_folder / "quick.toml")]
     arguments += ["--task", str(tiny_folder / "few.toml"), "--budget", "steps=1"]
     for name in ("refl", "fails"):
         arguments += [f"--{name}.sampling-steps", "2", f"--{name}.batch-size", "1"]

@@ -67,7 +67,12 @@ def test_a_run_on_a_mixture_with_other_held_out_rewards(tiny_folder: Path, tmp_p
     mixture = "0.5*jpeg+0.5*colourfulness"
     arguments = ["--reward", mixture, "--held-out", "colourfulness", "jpeg-soft"]
     arguments += ["--methods", "alignprop", "ddpo", "--budget", "steps=1"]
-    arguments += ["--backbone", str(tiny_folder), "--task", str(tiny_folder / "few.toml")]
+    arguments += [
+        "--backbone",
+        str(tiny_folder / "quick.toml"),
+        "--task",
+        str(tiny_folder / "few.toml"),
+    ]
     arguments += ["--alignprop.batch-size", "2", "--alignprop.micro-batch", "2"]
     arguments += ["--alignprop.sampling-steps", "4", "--ddpo.sampling-steps", "4"]
     arguments += [

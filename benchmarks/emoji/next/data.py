@@ -90,9 +90,9 @@ BACKGROUNDS = {
     "pink": (245, 175, 200),
 }
 NUMBERS = ("one", "two", "three", "four")
-#: Pixels, per count; every size of several animals is also one of a single animal, so that size
-#: does not give the count away.
-_SIDES = {1: (24, 32, 32, 48, 48, 48), 2: (24, 32), 3: (24, 24, 32), 4: (24,)}
+#: Pixels, per count; the size of several animals is also one of a single animal, so that size does
+#: not give the count away.
+_SIDES = {1: (24, 48, 48), 2: (24,), 3: (24,), 4: (24,)}
 #: Pixels; sides and corners are multiples of it, the stride of the VAE, so that a drawing looks the
 #: same to the U-Net wherever it stands. A 4-pixel grid learned many times slower.
 _GRID = 8
@@ -206,13 +206,12 @@ class Art:
         """Indices of an animal's drawings in a style: one or two."""
         return np.flatnonzero((self.animal == animal) & (self.style == style))
 
-    def _stamp(self, drawing: int, side: int, mirrored: bool) -> Image.Image:
+    def _stamp(self, drawing: int, side: int) -> Image.Image:
         """A drawing scaled into a square of ``side`` pixels."""
         inner = side - 2 * _MARGIN
         image = Image.fromarray(self.rasters[drawing], "RGBA")
         image = image.resize((inner, inner), Image.Resampling.LANCZOS, reducing_gap=2.0)
-        image = ImageOps.expand(image, _MARGIN, (0, 0, 0, 0))
-        return ImageOps.mirror(image) if mirrored else image
+        return ImageOps.expand(image, _MARGIN, (0, 0, 0, 0))
 
 
 def _read_package(cache: Path, package: Package) -> dict[str, Any]:
@@ -263,12 +262,12 @@ def _rasterise(icons: dict[str, Any], body: str) -> np.ndarray:
 def draw(art: Art, drawing: int, count: int, background: int, rng: np.random.Generator) -> Scene:
     """Place ``count`` copies of a drawing at random, without overlap, on a flat background.
 
-    All copies have the same random size and look the same way.
+    All copies have the same random size.
     """
     color = np.array(list(BACKGROUNDS.values())[background]) + rng.uniform(-8, 8, 3)
     image = Image.new("RGB", (SIZE, SIZE), tuple(np.clip(color, 0, 255).astype(int).tolist()))
     side = int(rng.choice(_SIDES[count]))
-    stamp = art.stamp(int(drawing), side, bool(rng.random() < 0.5))
+    stamp = art.stamp(int(drawing), side)
     corners = _place(count, side, rng)
     for x, y in corners:
         image.paste(stamp, (int(x), int(y)), stamp)

@@ -51,7 +51,7 @@ STEPS = {
     "image-tower": 900,
     "judge": 5000,
     "counter": 600,
-    "unet": 25_000,
+    "unet": 16_000,
     "distil": 1000,
 }
 POOL = 60_000
@@ -433,7 +433,7 @@ def train_unet(work: Path) -> None:
         predicted = unet(noisy, timesteps, encoder_hidden_states=states(texts)).sample
         return F.mse_loss(predicted, schedule.get_velocity(clean, noise, timesteps))
 
-    vision.save(fit("unet", work, unet, loss_of, lr=1e-3), output(work, "unet"))
+    vision.save(fit("unet", work, unet, loss_of, lr=6e-4), output(work, "unet"))
 
 
 def distil(work: Path) -> None:

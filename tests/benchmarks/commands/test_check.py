@@ -35,7 +35,12 @@ def test_check_says_what_to_change(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_a_template_appears_in_the_main_job(tiny_folder: Path, tmp_path: Path, capsys):
     run_benchmark.main(["new", "method", "my_idea", "--dir", str(tmp_path)])
     arguments = ["--methods", "my_idea", "refl", "--plugin", str(tmp_path / "my_idea.py")]
-    arguments += ["--backbone", str(tiny_folder), "--task", str(tiny_folder / "few.toml")]
+    arguments += [
+        "--backbone",
+        str(tiny_folder / "quick.toml"),
+        "--task",
+        str(tiny_folder / "few.toml"),
+    ]
     arguments += ["--budget", "steps=1", "--my-idea.batch-size", "2"]
     assert run_benchmark.main([*arguments, "--out", str(tmp_path / "runs")]) == 0
     assert "my_idea" in capsys.readouterr().out

@@ -33,7 +33,12 @@ def test_every_value_says_where_it_comes_from(tiny_folder: Path, tmp_path: Path)
     path = tmp_path / "mine.toml"
     path.write_text("[refl-pretrain]\nbatch_size = 2\nmicro_batch = 2\n")
     arguments = ["--methods", "refl-pretrain", "--config", str(path), "--out", str(tmp_path)]
-    arguments += ["--backbone", str(tiny_folder), "--task", str(tiny_folder / "few.toml")]
+    arguments += [
+        "--backbone",
+        str(tiny_folder / "quick.toml"),
+        "--task",
+        str(tiny_folder / "few.toml"),
+    ]
     arguments += ["--budget=steps=1", "--refl-pretrain.micro-batch", "1"]
     assert run_benchmark.main(arguments) == 0
     (cell,) = tmp_path.glob("refl-pretrain-*/cell.json")
@@ -83,7 +88,7 @@ def test_the_command_line_beats_the_file(tmp_path: Path):
 def announced(tiny_folder: Path, out: Path, **options: object) -> Path:
     """The file of a small cell."""
     small = {"batch_size": 1, "sampling_steps": 2, "earliest": 0, "latest": 1}
-    given = {"backbone": str(tiny_folder), "task": str(tiny_folder / "few.toml")}
+    given = {"backbone": str(tiny_folder / "quick.toml"), "task": str(tiny_folder / "few.toml")}
     cells = resolve({"refl": [(small, "here")]}, **given, budget="steps=1", **options)
     announce(cells, out)
     (path,) = out.glob("refl-*/cell.json")

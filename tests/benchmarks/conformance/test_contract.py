@@ -16,8 +16,16 @@ from methods.rwr import RWR
 pytestmark = pytest.mark.usefixtures("tiny_contract")
 
 
-@pytest.mark.parametrize("check", contract.CHECKS)
-@pytest.mark.parametrize("name", registry.methods.names())
+#: A variant is another configuration of the same code: what depends on that is checked of it, too.
+OF_VARIANTS = ("configuration", "two_steps_are_finite", "ledger_equals_spy")
+CASES = [
+    (name, check)
+    for name in registry.methods.names()
+    for check in (OF_VARIANTS if name in registry.methods.variants else contract.CHECKS)
+]
+
+
+@pytest.mark.parametrize(("name", "check"), CASES)
 def test_every_method(name: str, check: str):
     contract.CHECKS[check](name)
 
@@ -61,6 +69,14 @@ class HidesItsNeeds(ReFL):
 
 class ClaimsTooMuch(RWR):
     needs = frozenset({"reward_grad"})
+
+
+class DividesByItsMicroBatch(ReFL):
+    def backward(self, step, chosen, part, prompts):
+        found = super().backward(step, chosen, part, prompts)
+        for parameter in self.optimizer.parameters:
+            parameter.grad *= len(part)
+        return found
 
 
 class NotFinite(ReFL):
@@ -158,6 +174,7 @@ class HasAFieldThatTomlCannotSay(ReFL):
         (InheritsNothing, "two_steps_are_finite", "let Config inherit Batch"),
         (GoesBehindTheBack, "ledger_equals_spy", "call the module"),
         (HidesItsNeeds, "needs_are_honest", "add 'reward_grad'"),
+        (DividesByItsMicroBatch, "micro_batches_change_memory_only", "micro-batches of 2 give"),
         (ClaimsTooMuch, "needs_are_honest", "needs should say 'reward'"),
     ],
 )

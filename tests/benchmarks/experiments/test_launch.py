@@ -20,7 +20,12 @@ def test_the_local_launcher(fresh_registry, tiny_folder: Path, tmp_path: Path, c
         "        raise RuntimeError('it broke')\n"
     )
     arguments = ["--methods", "fails", "refl", "--plugin", str(plugin), "--out", str(out)]
-    arguments += ["--backbone", str(tiny_folder), "--task", str(tiny_folder / "few.toml")]
+    arguments += [
+        "--backbone",
+        str(tiny_folder / "quick.toml"),
+        "--task",
+        str(tiny_folder / "few.toml"),
+    ]
     arguments += ["--refl.sampling-steps", "2", "--refl.earliest", "0", "--refl.latest", "1"]
     arguments += ["--budget", "steps=1"]
     assert run_benchmark.main([*arguments, "--launch", "local", "--jobs", "2"]) == 1

@@ -129,7 +129,7 @@ def test_a_bad_place_is_one_clear_line(tmp_path: Path, capsys):
         ("trials = 1", 'trials = "a"', "trials must be int, not 'a'"),
         ("rewards =", "reward =", "did you mean 'rewards'"),
         ("seeds = [3, 4]", "seeds = [3]", "one may be luck"),
-        ("widen = 2.0", "widen = 0.5", "widen above 1"),
+        ("widen = 2.0", "widen = 0.5", "widen must be above 1, not 0.5"),
         ("low = 1e-4", "low = 1.0", "space.refl.optimizer.lr goes from 1 to 0.001"),
     ],
 )

@@ -1,12 +1,10 @@
 """Soups mix products, whatever the format of the checkpoints."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import tiny_pipeline
-from safetensors.torch import save_file
 
 from benchmarks.backbone import lora_file
 from benchmarks.backbone.stable_diffusion import StableDiffusion
@@ -70,13 +68,3 @@ def test_a_soup_draws_what_the_mixed_weight_matrices_draw(two: list[Path]):
             weight += (0.05 * value + 0.1 * deltas[1][name]).float()
     torch.testing.assert_close(drawn, pictures(plain, PROMPTS, 4, 2.0), atol=1e-4, rtol=0)
     assert (drawn - before).abs().max() > 1e-2
-
-
-def test_alpha_scales_the_product(backbone: StableDiffusion, tmp_path: Path):
-    state = random_state(backbone, 0)
-    metadata = {"lora_adapter_metadata": json.dumps({"unet.lora_alpha": 8, "unet.r": 4})}
-    tensors = {f"unet.{key}": value for key, value in state.items()}
-    save_file(tensors, tmp_path / "alpha.safetensors", metadata=metadata)
-    found = products(lora_file.read(tmp_path / "alpha.safetensors"))
-    for name, value in products(state).items():
-        torch.testing.assert_close(found[name], 2 * value, atol=1e-5, rtol=1e-5)

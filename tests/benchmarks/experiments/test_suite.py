@@ -72,7 +72,14 @@ def place(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(place: Path, tiny_folder: Path, *more: object) -> list[str]:
-    words = ["--suite", place / "small.toml", "--backbone", tiny_folder, "--out", place / "out"]
+    words = [
+        "--suite",
+        place / "small.toml",
+        "--backbone",
+        tiny_folder / "quick.toml",
+        "--out",
+        place / "out",
+    ]
     return [*map(str, words), *map(str, more)]
 
 

@@ -1,26 +1,32 @@
 """The shapes that are written down are those of the published models."""
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
+import diffusers
 import pytest
 import torch
 from conftest import tiny_pipeline
-from diffusers import UNet2DConditionModel
 
 from benchmarks.api import UserError
-from benchmarks.forecast.shapes import SHAPES, ShapeOnly, on_meta, shape
+from benchmarks.forecast.shapes import SHAPES, on_meta, shape
 
 
 @pytest.mark.parametrize(
     ("name", "parameters"),
-    [("sd15", 859_520_964), ("sd21", 865_910_724), ("sdxl", 2_567_463_684)],
+    [
+        ("sd15", 859_520_964),
+        ("sd21", 865_910_724),
+        ("sdxl", 2_567_463_684),
+        ("sd35-medium", 2_243_171_520),
+        ("flux-dev", 11_901_408_320),
+    ],
 )
 def test_shapes_have_the_published_number_of_parameters(name: str, parameters: int):
+    parts = SHAPES[name].parts
+    cls, config = parts.get("unet") or parts["transformer"]
     with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(dict(SHAPES[name].unet))
-    assert sum(p.numel() for p in unet.parameters()) == parameters
+        denoiser = getattr(diffusers, cls).from_config(dict(config))
+    assert sum(p.numel() for p in denoiser.parameters()) == parameters
 
 
 def test_a_local_folder_is_read(tiny_folder: Path):
@@ -31,12 +37,6 @@ def test_a_local_folder_is_read(tiny_folder: Path):
     assert {p.device.type for p in model.parameters()} == {"meta"}
     assert model.latent_shape == (4, 8, 8)
     assert [c.shape for c in model.encode(["a cat", "a dog"])] == [(2, 16, 16)]
-
-
-def test_sdxl_is_conditioned_on_more_than_its_text():
-    sdxl: Any = SimpleNamespace(shape=SHAPES["sdxl"], device="meta")
-    condition = ShapeOnly.conditions(sdxl, ["a cat"])
-    assert [tuple(c.shape) for c in condition] == [(1, 77, 2048), (1, 1280), (1, 6)]
 
 
 def test_what_has_no_shape_is_refused(tmp_path: Path):

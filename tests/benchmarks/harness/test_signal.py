@@ -35,7 +35,7 @@ def redness(monkeypatch: pytest.MonkeyPatch) -> type[Redness]:
 
 
 def cells(tiny_folder: Path, method: str, budget: str, values: dict, **more) -> list:
-    place = {"backbone": str(tiny_folder), "task": str(tiny_folder / "few.toml")}
+    place = {"backbone": str(tiny_folder / "quick.toml"), "task": str(tiny_folder / "few.toml")}
     layers = {method: [(values, "test")]}
     return resolve(layers, reward="redness", held_out=(), budget=budget, **place, **more)
 

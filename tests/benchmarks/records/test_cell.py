@@ -1,5 +1,7 @@
 """Run directories: their names, who may write, and what is there after a fault."""
 
+import errno
+import fcntl
 import json
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from PIL import Image
 
 from benchmarks.api import UserError
 from benchmarks.records.cell import Cell, to_pil
+from benchmarks.records.state import look
 
 DESCRIPTION = {"method": "alignprop", "reward": "jpeg", "seed": 0}
 
@@ -38,6 +41,46 @@ def test_a_cell_is_run_by_one_process_at_a_time(tmp_path: Path):
             second.__enter__()
     with Cell(tmp_path, DESCRIPTION).claimed():
         pass
+
+
+def test_without_locks_a_cell_is_run_and_a_line_says_so(tmp_path: Path, monkeypatch, capsys):
+    """As on file systems of some clusters."""
+
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    cell = Cell(tmp_path, DESCRIPTION)
+    for _ in range(2):
+        with cell.claimed():
+            cell.begin()
+    error = capsys.readouterr().err
+    assert "has no locks (Function not implemented)" in error and error.count("\n") == 1
+    assert look(cell.path)[0] == "unfinished"
+
+
+@pytest.mark.parametrize("name", [".", "lock", "steps.jsonl", "evals.jsonl", "images", "done"])
+def test_nothing_is_written_through_a_link(name: str, tmp_path: Path):
+    cell, outside = Cell(tmp_path / "runs", DESCRIPTION), tmp_path / "outside"
+    (outside / "file" if name in (".", "images") else outside).parent.mkdir(exist_ok=True)
+    file = outside / "file" if name in (".", "images") else outside
+    file.write_text("precious")
+    (cell.path.parent if name == "." else cell.path).mkdir(parents=True)
+    (cell.path / name if name != "." else cell.path).symlink_to(outside)
+    for act in (cell.announce, cell.claimed().__enter__):
+        with pytest.raises(UserError, match="is a link; remove it"):
+            act()
+    assert file.read_text() == "precious"
+
+
+def test_a_link_within_the_cell_is_harmless(tmp_path: Path):
+    """Trackers make such."""
+    cell = Cell(tmp_path, DESCRIPTION)
+    (cell.path / "wandb").mkdir(parents=True)
+    (cell.path / "wandb" / "run").touch()
+    (cell.path / "wandb" / "latest").symlink_to("run")
+    with cell.claimed():
+        assert cell.begin() is None
 
 
 def test_records_cut_short_take_their_checkpoint_with_them(tmp_path: Path):

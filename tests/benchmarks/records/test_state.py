@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import run_benchmark
+from benchmarks.api import UserError
 from benchmarks.records.cell import Cell
 
 
@@ -49,3 +50,34 @@ def test_status_merges_machines(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert run_benchmark.main(["status", str(one)]) == 1
     assert run_benchmark.main(["status", str(one), str(two)]) == 0
     assert capsys.readouterr().out.endswith("2 cells: 2 done\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("cell.json", "[1, 2]", "cannot be read"),
+        ("cell.json", '{"budget": 3}', "cannot be read"),
+        ("cell.json", '{"budget": {"kind": "steps", "amount": 0}}', "cannot be read"),
+        ("steps.jsonl", "3\n", "cannot be read"),
+        ("steps.jsonl", None, "cannot be read"),
+        ("failed.json", "3", "failed.json cannot be read"),
+        ("failed.json", None, "failed.json cannot be read"),
+        ("lock", None, "step 3"),
+    ],
+)
+def test_a_damaged_record_costs_its_cell_a_line(
+    name: str, content: str | None, said: str, tmp_path: Path, capsys
+):
+    """None: a folder of that name."""
+    damaged, other = cell(tmp_path, "a"), cell(tmp_path, "b")
+    (damaged.path / name).unlink(missing_ok=True)
+    (damaged.path / name).mkdir() if content is None else (damaged.path / name).write_text(content)
+    assert run_benchmark.main(["status", str(tmp_path)]) == 1
+    first, second, _ = capsys.readouterr().out.splitlines()
+    assert said in first and "step 3, 75% of the budget" in second
+    for made in (damaged, other):
+        try:
+            with made.claimed():
+                made.begin()
+        except (UserError, OSError):
+            assert made is damaged

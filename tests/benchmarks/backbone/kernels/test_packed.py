@@ -104,9 +104,10 @@ def test_memory_is_counted_beside_them():
     assert live.now == kept.untyped_storage().nbytes() == 2 * 4 * 8 * 8 * 4
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not packed.AVAILABLE, reason="PyTorch without oneDNN")
 def test_it_saves_time():
-    """A third where it was written."""
+    """A third where it was written, on an idle machine."""
     w, x = random(192, 192, 3, 3), random(16, 192, 4, 4)
     how = (1, 1), (1, 1)
     seconds = clock.in_turns(

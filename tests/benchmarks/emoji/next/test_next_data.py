@@ -70,14 +70,6 @@ def test_size_does_not_give_the_count_away(art):
     assert all(sides[count] <= sides[1] for count in sides)
 
 
-def test_stamps_are_mirrored(art):
-    art.rasters[0, :, : data.SPRITE_SIZE // 2, 3] = 0
-    plain, mirrored = (np.asarray(art.stamp(0, 24, flag)) for flag in (False, True))
-    assert plain.shape == (24, 24, 4)
-    assert (plain[:, ::-1] == mirrored).all() and (plain != mirrored).any()
-    assert plain[0].max() == plain[:, 0].max() == 0  # the margin
-
-
 def test_the_background_is_read_from_the_border(art):
     some = [s for s in islice(data.scenes(art, seed=5), 300) if s.side < 40]
     found = data.nearest_background(np.stack([scene.image for scene in some]))
