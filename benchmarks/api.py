@@ -212,6 +212,12 @@ class Sampler(Protocol):
     def renoised(self, i: int, x0: Tensor, noise: Tensor) -> Tensor:
         """Clean latents brought to the noise of ``timesteps[i]``."""
 
+    def denoised(self, i: int, latents: Tensor, noise: Tensor) -> Tensor:
+        """The clean latents that ``latents`` at ``timesteps[i]`` are the mix of with ``noise``.
+
+        The inverse of ``renoised``, where the noise is known; not at a timestep of noise alone.
+        """
+
 
 @dataclass(frozen=True)
 class Trajectory:
