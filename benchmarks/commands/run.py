@@ -11,7 +11,7 @@ carry its name, e.g. --alignprop.truncation.mode full; they are listed by
     python run_benchmark.py run DIR/cell.json ...           run or resume cells from their files
     python run_benchmark.py suite paper [--quick]           every table and figure of the paper
     python run_benchmark.py plan --methods ... | --suite NAME | FILE ...       what it will cost
-    python run_benchmark.py list [methods|rewards|backbones|tasks|suites]
+    python run_benchmark.py list [methods|selections|rewards|...]
     python run_benchmark.py new method NAME [--dir DIR]     a method that already runs, to change
     python run_benchmark.py check FILE                      does the method keep the contract?
     python run_benchmark.py status DIR [DIR ...]            done, running, failed, missing cells
