@@ -16,7 +16,19 @@ from benchmarks.cli import renamed
 from benchmarks.harness import interrupt
 
 VERBS = (
-    *("run", "suite", "plan", "list", "new", "check", "status", "evaluate", "search", "report"),
+    *(
+        "run",
+        "suite",
+        "plan",
+        "list",
+        "new",
+        "check",
+        "status",
+        "evaluate",
+        "select",
+        "search",
+        "report",
+    ),
     "reference",
 )
 #: Verbs that go on from where they were when they are given again.

@@ -16,6 +16,7 @@ carry its name, e.g. --alignprop.truncation.mode full; they are listed by
     python run_benchmark.py check FILE                      does the method keep the contract?
     python run_benchmark.py status DIR [DIR ...]            done, running, failed, missing cells
     python run_benchmark.py evaluate [CHECKPOINT ...]       checkpoints, soups, the base model
+    python run_benchmark.py select [best-of-n ...]          better pictures without training
     python run_benchmark.py search [FILE]                   the same number of trials per method
     python run_benchmark.py report DIR [DIR ...]            tables, figures and pictures again
 """

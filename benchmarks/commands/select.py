@@ -5,8 +5,8 @@
     run_benchmark.py select --reward jpeg --against runs           and when training is cheaper
 
 A selection is paid for again with every picture, training once: the table says after how many
-pictures both have cost the same, and how far their rewards are apart there. The same command goes
-on from the record that is there.
+pictures both have cost the same, and how far their rewards are apart. Given again, the command
+draws nothing again.
 """
 
 from __future__ import annotations
@@ -30,11 +30,17 @@ class Options(Selecting):
     """Names (see list selections)."""
 
 
-def main(arguments: list[str]) -> int:
-    """Draw unless the same record is there already; print and write the table."""
+def parse(arguments: list[str]) -> Options:
+    """The command line. Raises UserError."""
     options: Options = cli(
         Options, args=arguments, prog="run_benchmark.py select", description=__doc__
     )
+    return options
+
+
+def main(arguments: list[str]) -> int:
+    """Draw unless the same record is there already; print and write the table."""
+    options = parse(arguments)
     load_plugins(options.plugin)
     from analysis.break_even import markdown
     from analysis.records import ReportError

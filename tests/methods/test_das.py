@@ -1,9 +1,12 @@
 """DAS: one particle is guided sampling, and many have the tilted model's mean."""
 
+import pytest
 import torch
 from derivative import exact
+from gaussian_toy import STEPS, Gaussian, distribution
 
-from benchmarks.api import Context
+from benchmarks.api import Context, Scale, UserError
+from benchmarks.streams import Streams
 from methods.das import DAS, Config
 
 SMALL = {"sampling_steps": 3, "guidance": 3.0}
@@ -52,7 +55,7 @@ def test_many_particles_are_draws_of_the_tilted_model():
     images, weights = method.particles("", 0)
     shares = weights.softmax(0)
     mean, variance = distribution(backbone, method.sampler)
-    x = 8 * images.flatten(1).mean(1) - 4
+    x = 8 * images.double().flatten(1).mean(1) - 4
     assert float(shares @ x) == pytest.approx(mean + 2 * variance, abs=0.03)
     assert float(x.std()) > 0.2 and mean + 2 * variance > 0.3
 
