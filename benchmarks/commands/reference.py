@@ -85,7 +85,7 @@ def text() -> str:
         "`OPTION = VALUE` in the table `[METHOD]`.",
         *_methods(),
         "## Selections",
-        "What draws better pictures without training; options in the TOML file of `select --config`.",
+        "What draws better pictures without training; options of the file that `select --config` reads.",
         *_selections(),
         "## Rewards",
         _rewards(),

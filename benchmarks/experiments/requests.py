@@ -1,4 +1,4 @@
-"""What a suite, an evaluation or a selection is asked for; apart, because ``--help`` must not import torch."""
+"""What a suite, an evaluation or a selection is asked for; apart, for ``--help`` without torch."""
 
 from __future__ import annotations
 

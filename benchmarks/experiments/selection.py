@@ -36,6 +36,8 @@ from benchmarks.streams import Streams
 #: So many pictures are drawn at once.
 BATCH = 16
 BASE = "base model"
+#: From prompts to their pictures, (B, 3, H, W) on the CPU.
+Draw = Callable[[Sequence[str]], Tensor]
 
 
 def configs(options: Selecting) -> list[tuple[str, Candidates]]:
@@ -97,7 +99,7 @@ def records(description: dict[str, Any], folder: Path) -> Iterator[dict[str, Any
 
     arms = [{"name": BASE, "config": {"candidates": 1}}, *description["selections"]]
     for number, arm in enumerate(arms):
-        draw = plain
+        draw: Draw = plain
         if "reward" in arm:
             draw = drawer(arm, scorers[arm["reward"]], backbone, description)
         drawn, costs = {}, {}
@@ -114,7 +116,7 @@ def records(description: dict[str, Any], folder: Path) -> Iterator[dict[str, Any
 
 def drawer(
     arm: dict[str, Any], reward: Reward, backbone: BaseBackbone, description: dict[str, Any]
-) -> Callable[[Sequence[str]], Tensor]:
+) -> Draw:
     """What draws pictures of prompts, numbered from 0, by this selection."""
     calibration = description["calibration"]
     price_reward(backbone, reward, calibration[0])
@@ -146,9 +148,7 @@ def drawer(
     return draw
 
 
-def paid(
-    ledger: Ledger, draw: Callable[[Sequence[str]], Tensor], prompts: Sequence[str]
-) -> tuple[Tensor, dict[str, float]]:
+def paid(ledger: Ledger, draw: Draw, prompts: Sequence[str]) -> tuple[Tensor, dict[str, float]]:
     """Pictures of the prompts, and what each of them cost: counters of the ledger."""
     before = ledger.totals()
     with ledger.across_processes():
