@@ -295,6 +295,12 @@ class Sampler(Protocol):
     def renoised(self, i: int, x0: Tensor, noise: Tensor) -> Tensor:
         """Clean latents brought to the noise of ``timesteps[i]``."""
 
+    def denoised(self, i: int, latents: Tensor, noise: Tensor) -> Tensor:
+        """The clean latents that ``latents`` at ``timesteps[i]`` are the mix of with ``noise``.
+
+        The inverse of ``renoised``, where the noise is known; not at a timestep of noise alone.
+        """
+
 
 @dataclass(frozen=True)
 class Trajectory:
@@ -535,3 +541,39 @@ class Method(ABC):
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` gave."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """What every selection's ``Config`` inherits."""
+
+    candidates: Count = field(
+        default=4, metadata={"help": "drawn for each picture delivered [ours]"}
+    )
+    sampling_steps: Count = field(default=50, metadata={"help": "those of the evaluation"})
+    guidance: NotNegative = field(default=7.5, metadata={"help": "that of the evaluation"})
+
+
+class Selection(ABC):
+    """One way of drawing better pictures without training.
+
+    It owns what is done for one picture that is delivered, and that is what its compute is paid
+    for: the ledger counts all passes of its candidates.
+    """
+
+    Config: ClassVar[type]
+    """Its options: a frozen keyword-only dataclass, a ``Candidates``; every field has a default."""
+    needs: ClassVar[frozenset[str]]
+    """`reward` or `reward_grad`, as of a ``Method``."""
+
+    @abstractmethod
+    def __init__(self, config: Any, context: Context) -> None: ...
+
+    @abstractmethod
+    def draw(self, prompts: Sequence[str], pictures: Sequence[int]) -> Tensor:
+        """An image for each of B prompts, (B, 3, H, W) in [0, 1].
+
+        ``pictures`` are their numbers, which name their random numbers: candidate ``n`` of picture
+        ``i`` starts from ``streams.normal("evaluation", n, [i], latent_shape)``, so that candidate
+        0 starts from the noise that the evaluation of a trained model starts from.
+        """

@@ -1,12 +1,14 @@
 """Methods: one readable file each. All that a method needs is imported from here.
 
-``register_method`` makes one known to the registry, ``method_variant`` a configuration of it.
-``Count``, ``Positive`` and the like are the types of a Config's numbers, and say what they may be.
+``register_method`` makes one known to the registry, ``method_variant`` a configuration of it;
+``register_selection`` what draws better pictures without training. ``Count``, ``Positive`` and the
+like are the types of a Config's numbers, and say what they may be.
 """
 
 from benchmarks.api import (
     AdamW,
     Batch,
+    Candidates,
     Context,
     Count,
     Finite,
@@ -16,6 +18,7 @@ from benchmarks.api import (
     Positive,
     Sampler,
     Sampling,
+    Selection,
     Share,
     StepResult,
     Trajectory,
@@ -26,11 +29,12 @@ from benchmarks.api import (
 from benchmarks.distributed import gather, micro_batches, share, total
 from benchmarks.lazy import torch
 from benchmarks.optim import Optimizer
-from benchmarks.registry import method_variant, register_method
+from benchmarks.registry import method_variant, register_method, register_selection
 
 __all__ = [
     "AdamW",
     "Batch",
+    "Candidates",
     "Context",
     "Count",
     "Finite",
@@ -41,6 +45,7 @@ __all__ = [
     "Positive",
     "Sampler",
     "Sampling",
+    "Selection",
     "Share",
     "StepResult",
     "Trajectory",
@@ -51,6 +56,7 @@ __all__ = [
     "method_variant",
     "micro_batches",
     "register_method",
+    "register_selection",
     "share",
     "torch",
     "total",

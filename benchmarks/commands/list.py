@@ -1,4 +1,4 @@
-"""List the known methods, rewards, backbones, tasks and suites, and whence each comes."""
+"""List what is known: methods, selections, rewards, backbones, tasks and suites, and whence."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Options:
     """What to list."""
 
     kinds: tyro.conf.Positional[tuple[str, ...]] = ()
-    """methods, rewards, backbones, tasks or suites. Default: all of them."""
+    """methods, selections, rewards, backbones, tasks or suites. Default: all of them."""
     plugin: tuple[Path, ...] = ()
     """Python files that register things. They are run."""
 

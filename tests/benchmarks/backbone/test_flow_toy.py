@@ -79,6 +79,8 @@ def test_renoising_and_prediction_agree():
         latents = sampler.renoised(i, x0, noise)
         torch.testing.assert_close(sampler.x0(i, noise - x0, latents), x0)
         torch.testing.assert_close(sampler.noise(i, noise - x0, latents), noise)
+        if i:  # at the first there is noise alone
+            torch.testing.assert_close(sampler.denoised(i, latents, noise), x0)
         plain = Flow(sampler.sigmas, 0.0).mean(i, noise - x0, latents)
         then = sampler.sigmas[i + 1]
         torch.testing.assert_close(plain, (1 - then) * x0 + then * noise)

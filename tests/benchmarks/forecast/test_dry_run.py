@@ -9,7 +9,10 @@ from benchmarks.forecast import dry_run
 from benchmarks.forecast.meta_model import MetaModel
 from benchmarks.streams import Streams
 
-METHODS = ["alignprop", "alignprop-full", "ddpo", "dpok", "prdp", "rwr", "refl"]
+METHODS = [
+    *("alignprop", "alignprop-full", "ddpo", "dpok", "prdp", "rwr", "refl"),
+    *("draft-lv", "drtune", "direct-align", "adjoint-matching"),
+]
 
 
 @pytest.mark.parametrize("name", METHODS)
