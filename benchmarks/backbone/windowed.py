@@ -65,3 +65,7 @@ class Windowed:
     def renoised(self, i: int, x0: Tensor, noise: Tensor) -> Tensor:
         """Clean latents brought to the noise of sampling step ``i``."""
         return self._at(i).renoised(i, x0, noise)
+
+    def denoised(self, i: int, latents: Tensor, noise: Tensor) -> Tensor:
+        """The clean latents that, with this noise, ``renoised`` makes ``latents`` of."""
+        return self._at(i).denoised(i, latents, noise)
