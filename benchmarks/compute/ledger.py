@@ -6,10 +6,10 @@ It listens through hooks on the modules themselves, so a method can neither forg
 Prices (FLOPs per sample and pass) are measured with ``torch.utils.flop_counter`` on the real
 modules; a multiply-add counts two. Attention is priced as its four plain matrix products and their
 derivatives, whatever kernel computes it: fused kernels differ between devices in what they repeat,
-and the counter takes the one for CPUs to be free. A pass of the base model has the price of one with
-LoRA matrices, which add little. In the same way prices are those of plain passes
-where the backbone does with less (``benchmarks.backbone.kernels``): an upsampling convolution as
-one transposed convolution, and keys and values of the text that are kept. So FLOPs are the same on
+and the counter takes the one for CPUs to be free. A pass of the base model has the price of one
+with LoRA matrices, which add little. In the same way prices are those of plain passes where the
+backbone does with less (``benchmarks.backbone.kernels``): an upsampling convolution as one
+transposed convolution, and keys and values of the text that are kept. So FLOPs are the same on
 every device, and what kernels save shows in seconds.
 """
 
