@@ -17,7 +17,19 @@ from benchmarks.cli import Helped, renamed
 from benchmarks.harness import interrupt
 
 VERBS = (
-    *("run", "suite", "plan", "list", "new", "check", "status", "evaluate", "search", "report"),
+    *(
+        "run",
+        "suite",
+        "plan",
+        "list",
+        "new",
+        "check",
+        "status",
+        "evaluate",
+        "select",
+        "search",
+        "report",
+    ),
     "reference",
 )
 #: Verbs that go on from where they were when they are given again.

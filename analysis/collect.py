@@ -275,7 +275,11 @@ def _check_evaluation(info: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
     words = [info["kind"], info["backbone"], info["reward"]]
     words += [checkpoint["path"] for checkpoint in info["checkpoints"]]
     for row in rows:
-        words += [row["split"], row["name"], *(info["units"][name] for name in row["rewards"])]
+        words += [
+            row["split"],
+            row["name"],
+            *(info["units"].get(name, "") for name in row["rewards"]),
+        ]
         found = [row["candidate"], *row["part"], *row["coefficients"]]
         found += [row["rewards"][name] for name in rows[0]["rewards"]]
         _ = list(map(number, found + [row[name] for name in MEASURES]))

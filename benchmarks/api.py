@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self
@@ -295,6 +295,12 @@ class Sampler(Protocol):
     def renoised(self, i: int, x0: Tensor, noise: Tensor) -> Tensor:
         """Clean latents brought to the noise of ``timesteps[i]``."""
 
+    def denoised(self, i: int, latents: Tensor, noise: Tensor) -> Tensor:
+        """The clean latents that ``latents`` at ``timesteps[i]`` are the mix of with ``noise``.
+
+        The inverse of ``renoised``, where the noise is known; not at a timestep of noise alone.
+        """
+
 
 @dataclass(frozen=True)
 class Trajectory:
@@ -342,6 +348,9 @@ class Backbone(Protocol):
 
         Raises UserError if the model cannot be sampled in so many.
         """
+
+    def windowed(self, sampler: Sampler, window: Collection[int]) -> Sampler:
+        """The same sampler with noise in these sampling steps only."""
 
     def encode(self, prompts: Sequence[str]) -> Condition:
         """The conditioning of B prompts. Each distinct prompt is encoded once."""
@@ -396,6 +405,13 @@ class Backbone(Protocol):
         """Within it the trained weights have these values, in the order of ``parameters``.
 
         For predictions of an earlier policy, without gradient.
+        """
+
+    def count(self, network: torch.nn.Module, *example: Tensor) -> None:
+        """Let the ledger count the passes of a network of the method's own, such as a baseline.
+
+        ``example`` are its arguments for one sample, on ``device``; the first has a row per sample.
+        One network per method.
         """
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -526,3 +542,39 @@ class Method(ABC):
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` gave."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """What every selection's ``Config`` inherits."""
+
+    candidates: Count = field(
+        default=4, metadata={"help": "drawn for each picture delivered [ours]"}
+    )
+    sampling_steps: Count = field(default=50, metadata={"help": "those of the evaluation"})
+    guidance: NotNegative = field(default=7.5, metadata={"help": "that of the evaluation"})
+
+
+class Selection(ABC):
+    """One way of drawing better pictures without training.
+
+    It owns what is done for one picture that is delivered, and that is what its compute is paid
+    for: the ledger counts all passes of its candidates.
+    """
+
+    Config: ClassVar[type]
+    """Its options: a frozen keyword-only dataclass, a ``Candidates``; every field has a default."""
+    needs: ClassVar[frozenset[str]]
+    """`reward` or `reward_grad`, as of a ``Method``."""
+
+    @abstractmethod
+    def __init__(self, config: Any, context: Context) -> None: ...
+
+    @abstractmethod
+    def draw(self, prompts: Sequence[str], pictures: Sequence[int]) -> Tensor:
+        """An image for each of B prompts, (B, 3, H, W) in [0, 1].
+
+        ``pictures`` are their numbers, which name their random numbers: candidate ``n`` of picture
+        ``i`` starts from ``streams.normal("evaluation", n, [i], latent_shape)``, so that candidate
+        0 starts from the noise that the evaluation of a trained model starts from.
+        """

@@ -1,4 +1,4 @@
-"""One lazy registry for methods, rewards, backbones, tasks and suites.
+"""One lazy registry for methods, selections, rewards, backbones, tasks and suites.
 
 Names come from three sources: files in this tree, entry points of installed packages (group
 ``alignprop_bench.plugins``: modules that register things), and files given with ``--plugin``. The
@@ -27,7 +27,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from benchmarks.api import Method, Reward, UserError
+from benchmarks.api import Method, Reward, Selection, UserError
 
 if TYPE_CHECKING:
     from benchmarks.api import Preset, Task
@@ -167,7 +167,7 @@ class Registry:
     def _read_tree(self) -> None:
         for path in sorted(self.folder.glob("[!_]*.py")):
             module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-            for name, about in _declared(path):
+            for name, about in _declared(path, self.kind):
                 self._modules[name] = self.origins[name] = module
                 self.summaries[name] = about
         for path in sorted(self.folder.glob("*.toml")):
@@ -227,8 +227,8 @@ def _comment(path: Path) -> str:
     return " ".join(line.removeprefix("#") for line in top)
 
 
-def _declared(path: Path) -> Iterator[tuple[str, str]]:
-    """Names that a Python file registers at its top level, each with a sentence about it."""
+def _declared(path: Path, kind: str) -> Iterator[tuple[str, str]]:
+    """Names of a kind that a Python file registers at its top level, each with a sentence."""
     try:
         tree = ast.parse(path.read_text("utf-8"))
     except SyntaxError as error:
@@ -240,26 +240,27 @@ def _declared(path: Path) -> Iterator[tuple[str, str]]:
             for decorator in node.decorator_list:
                 match decorator:
                     case ast.Call(func=ast.Name(id=called), args=[ast.Constant(value=str(name))]):
-                        if called.startswith("register_"):
+                        if called == f"register_{kind}":
                             yield name, about
         match node:
             case ast.Expr(
                 ast.Call(
-                    func=ast.Name(id="method_variant"),
+                    func=ast.Name(id=called),
                     args=[ast.Constant(value=str(name)), ast.Constant(value=str(of))],
                     keywords=values,
                 )
-            ):
+            ) if called == f"{kind}_variant":
                 yield name, f"{of} with {', '.join(map(ast.unparse, values))}"
 
 
 methods = Registry("method", "methods")
+selections = Registry("selection", "methods")
 rewards = Registry("reward", "rewards")
 backbones = Registry("backbone", "benchmarks/presets")
 tasks = Registry("task", "benchmarks/tasks")
 suites = Registry("suite", "benchmarks/experiments/suites")
 #: All of them, as ``--list`` names them.
-KINDS = {r.kind + "s": r for r in (methods, rewards, backbones, tasks, suites)}
+KINDS = {r.kind + "s": r for r in (methods, selections, rewards, backbones, tasks, suites)}
 
 
 def register_method(name: str) -> Callable[[type[Method]], type[Method]]:
@@ -270,6 +271,11 @@ def register_method(name: str) -> Callable[[type[Method]], type[Method]]:
 def method_variant(name: str, of: str, **values: Any) -> None:
     """Make a registered method with ``values`` over its configuration known as ``name``."""
     methods.variant(name, of, **values)
+
+
+def register_selection(name: str) -> Callable[[type[Selection]], type[Selection]]:
+    """Decorator: make a ``Selection`` known as ``name``."""
+    return selections.register(name)
 
 
 def register_reward(name: str) -> Callable[[Thing], Thing]:

@@ -24,7 +24,7 @@ from analysis.claims import MEASURES
 from analysis.figures import FIGURES, TABLES
 from benchmarks import registry
 from benchmarks.cli import cli
-from benchmarks.commands import evaluate, plan
+from benchmarks.commands import evaluate, plan, select
 from benchmarks.commands import run as running
 from benchmarks.commands import suite as suites
 from benchmarks.conformance import learns
@@ -102,6 +102,8 @@ def command(words: list[str], folder: Path, compare: bool, monkeypatch: pytest.M
             assert run_benchmark.main(["plan", *small]) == 0
     elif verb == "evaluate" and not compare:
         assert evaluate.parse(rest).checkpoints
+    elif verb == "select":
+        assert select.parse(rest).selections
     elif verb == "suite":
         options = suites.parse(rest)
         assert suite.load(Chosen(suite=options.suite, backbone=options.backbone))

@@ -7,7 +7,7 @@ A family is a subclass that hands over its modules and says in a few members wha
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,6 +28,7 @@ from benchmarks.api import Condition, Keep, Sampler, Trajectory, UserError
 from benchmarks.backbone import kernels
 from benchmarks.backbone.checkpointing import recompute_blocks, repeated
 from benchmarks.backbone.fp16_range import HALF, GradientRange
+from benchmarks.backbone.windowed import Windowed
 from benchmarks.compute.ledger import Ledger, Part, Pass
 from benchmarks.cut_prompts import cut
 
@@ -166,6 +167,10 @@ class BaseBackbone(ABC):
         self.ledger.block_recompute = frozenset(
             part for part, module in parts.items() if recompute_blocks(module, keep == "blocks")
         )
+
+    def windowed(self, sampler: Sampler, window: Collection[int]) -> Sampler:
+        """Stochastic in these sampling steps only. See ``benchmarks.api.Backbone``."""
+        return Windowed(sampler, self.sampler(len(sampler)), window)
 
     def tokenizers(self) -> list[Any]:
         """Those of the text encoders; none where prompts of any length are read."""
@@ -331,6 +336,12 @@ class BaseBackbone(ABC):
         finally:
             for parameter, value in zip(parameters, present, strict=True):
                 parameter.data = value
+
+    def count(self, network: nn.Module, *example: Tensor) -> None:
+        """Count and price a network of the method's own. See ``benchmarks.api.Backbone``."""
+        self.ledger.watch("method", network)
+        self.ledger.price("method", lambda: network(*example))
+        network.zero_grad()
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1], float32 or wider; only here is the range converted."""

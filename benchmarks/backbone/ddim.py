@@ -70,6 +70,11 @@ class DDIM:
         a, b = self._scales(i)
         return a * x0 + b * noise
 
+    def denoised(self, i: int, latents: Tensor, noise: Tensor) -> Tensor:
+        """The clean latents that, with this noise, ``renoised`` makes ``latents`` of."""
+        a, b = self._scales(i)
+        return (latents - b * noise) / a
+
     def std(self, i: int) -> float:
         """Standard deviation of sampling step ``i``: eta times eq. 16."""
         now, then = self.alpha_bar[i], self.alpha_bar_prev[i]

@@ -57,6 +57,10 @@ class Flow:
         """Clean latents brought to the noise of sampling step ``i``."""
         return (1 - self.levels[i]) * x0 + self.levels[i] * noise
 
+    def denoised(self, i: int, latents: Tensor, noise: Tensor) -> Tensor:
+        """The clean latents that, with this noise, ``renoised`` makes ``latents`` of."""
+        return (latents - self.levels[i] * noise) / (1 - self.levels[i])
+
     def mean(self, i: int, output: Tensor, latents: Tensor) -> Tensor:
         """Mean of the next latents."""
         s, pull = self.levels[i], self._diffusion(i) ** 2 / (2 * self.levels[i])

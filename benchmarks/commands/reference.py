@@ -16,7 +16,18 @@ import tyro
 from benchmarks import api, config, registry, streams
 from benchmarks.api import UserError
 from benchmarks.cli import meanings
-from benchmarks.commands import check, evaluate, new, plan, report, run, search, status, suite
+from benchmarks.commands import (
+    check,
+    evaluate,
+    new,
+    plan,
+    report,
+    run,
+    search,
+    select,
+    status,
+    suite,
+)
 from benchmarks.commands import list as listing
 
 FILE = registry.ROOT / "docs" / "reference.md"
@@ -24,6 +35,7 @@ FILE = registry.ROOT / "docs" / "reference.md"
 INTERFACE = (
     api.Method,
     api.StepResult,
+    api.Selection,
     api.Context,
     api.Backbone,
     api.Sampler,
@@ -45,6 +57,7 @@ OPTIONS = {
     "check": check.Options,
     "status": status.Options,
     "evaluate": evaluate.Options,
+    "select": select.Options,
     "search": search.Options,
     "report": report.Options,
 }
@@ -71,6 +84,9 @@ def text() -> str:
         "embedded model's preset sets. An option is written `--METHOD.OPTION`, in a TOML file "
         "`OPTION = VALUE` in the table `[METHOD]`.",
         *_methods(),
+        "## Selections",
+        "What draws better pictures without training; options of `select --config`'s file.",
+        *_selections(),
         "## Rewards",
         _rewards(),
         "## Backbones",
@@ -133,6 +149,18 @@ def _methods() -> Iterator[str]:
         ]
         head = ["option", "type", "meaning and source", "default", "embedded model"]
         about = f"{cls.__doc__.splitlines()[0]} Needs: {', '.join(sorted(cls.needs))}."
+        yield f"### {name}\n\n{about} `{cls.__module__}`\n\n{_table(head, rows)}"
+
+
+def _selections() -> Iterator[str]:
+    for name in registry.selections.names():
+        cls = registry.selections.get(name)
+        rows = [
+            [f"`{option}`", kind, text, f"`{default}`"]
+            for option, kind, text, default in _fields(cls.Config())
+        ]
+        head = ["option", "type", "meaning and source", "default"]
+        about = f"{cls.__doc__} Needs: {', '.join(sorted(cls.needs))}."
         yield f"### {name}\n\n{about} `{cls.__module__}`\n\n{_table(head, rows)}"
 
 

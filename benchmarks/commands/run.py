@@ -11,11 +11,12 @@ carry its name, e.g. --alignprop.truncation.mode full; they are listed by
     python run_benchmark.py run DIR/cell.json ...           run or resume cells from their files
     python run_benchmark.py suite paper [--quick]           every table and figure of the paper
     python run_benchmark.py plan --methods ... | --suite NAME | FILE ...       what it will cost
-    python run_benchmark.py list [methods|rewards|backbones|tasks|suites]
+    python run_benchmark.py list [methods|selections|rewards|...]
     python run_benchmark.py new method NAME [--dir DIR]     a method that already runs, to change
     python run_benchmark.py check FILE                      does the method keep the contract?
     python run_benchmark.py status DIR [DIR ...]            done, running, failed, missing cells
     python run_benchmark.py evaluate [CHECKPOINT ...]       checkpoints, soups, the base model
+    python run_benchmark.py select [best-of-n ...]          better pictures without training
     python run_benchmark.py search [FILE]                   the same number of trials per method
     python run_benchmark.py report DIR [DIR ...]            tables, figures and pictures again
 """

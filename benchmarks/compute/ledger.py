@@ -1,12 +1,15 @@
 """The ledger counts every pass through the denoiser, the decoder and the reward, per sample.
 
+The passes of a network that a method trains for itself, such as a value function, are counted too.
+
 It listens through hooks on the modules themselves, so a method can neither forget nor bypass it.
 Prices (FLOPs per sample and pass) are measured with ``torch.utils.flop_counter`` on the real
 modules; a multiply-add counts two. Attention is priced as its four plain matrix products and their
 derivatives, whatever kernel computes it: fused kernels differ between devices in what they repeat,
-and the counter takes the one for CPUs to be free. In the same way prices are those of plain passes
-where the backbone does with less (``benchmarks.backbone.kernels``): an upsampling convolution as
-one transposed convolution, and keys and values of the text that are kept. So FLOPs are the same on
+and the counter takes the one for CPUs to be free. A pass of the base model has the price of one
+with LoRA matrices, which add little. In the same way prices are those of plain passes where the
+backbone does with less (``benchmarks.backbone.kernels``): an upsampling convolution as one
+transposed convolution, and keys and values of the text that are kept. So FLOPs are the same on
 every device, and what kernels save shows in seconds.
 """
 
@@ -28,7 +31,7 @@ from benchmarks.compute.budget import BUDGETS
 from benchmarks.compute.flops import FlopCounter
 from benchmarks.distributed import exchange
 
-Part = Literal["denoiser", "decoder", "reward"]
+Part = Literal["denoiser", "decoder", "reward", "method"]  # the last: a network of its own
 Direction = Literal["forward", "recompute", "backward", "block_recompute"]
 
 
@@ -64,6 +67,8 @@ KINDS = (
     Pass("decoder", "block_recompute"),
     Pass("reward", "forward"),
     Pass("reward", "backward"),
+    Pass("method", "forward"),
+    Pass("method", "backward"),
 )
 
 

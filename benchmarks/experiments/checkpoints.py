@@ -18,8 +18,9 @@ from typing import Any
 from torch import Tensor
 
 from benchmarks import cut_prompts, registry
-from benchmarks.api import EvaluationSettings, Task, UserError
+from benchmarks.api import EvaluationSettings, Reward, Task, UserError
 from benchmarks.backbone import default_precision, load, lora_file
+from benchmarks.backbone.base import BaseBackbone
 from benchmarks.compute.ledger import Ledger
 from benchmarks.config import RULES, build, check_task, load_preset, load_task
 from benchmarks.distributed import start
@@ -157,22 +158,12 @@ def records(
         wrong = [k for k in state if k not in first or _side(k, state[k]) != _side(k, first[k])]
         if wrong:
             raise UserError(f"{path}: {wrong[0]} does not fit backbone {description['backbone']!r}")
-    scorers = {name: registry.rewards.get(name)(device) for name in description["reported"]}
+    scorers, space, settings = judges(description, model)
     readers: dict[str, cut_prompts.Reader] = {"the model": model}
     readers |= {f"reward {name}": scorer for name, scorer in scorers.items()}
     texts = [prompt for split in description["prompts"].values() for prompt in split]
     if cut := cut_prompts.warned(readers, texts):
         write_json(folder / "cut_prompts.json", cut)
-    settings = EvaluationSettings(**description["evaluation"])
-    space = registry.rewards.get(settings.features)(device)
-    shown = description["calibration"]
-
-    def draw() -> Tensor:
-        drawn = pictures(model, shown, settings.sampling_steps, settings.guidance)
-        return drawn.to(device)
-
-    with model.ledger.paused():
-        calibrate(scorers, shown, draw)
     base: dict[str, Tensor] = {}
     for number, candidate in enumerate([Candidate("base model", ()), *chosen]):
         model.load_weights(
@@ -186,6 +177,24 @@ def records(
             save_pictures(folder / "images" / result.split / f"{number:06d}", result.images)
             head = {"candidate": number, "name": candidate.name, "part": candidate.part}
             yield head | {"coefficients": candidate.coefficients} | result.record
+
+
+def judges(
+    description: dict[str, Any], model: BaseBackbone
+) -> tuple[dict[str, Reward], Reward, EvaluationSettings]:
+    """The rewards that score pictures, calibrated; the space they are compared in; the settings."""
+    scorers = {name: registry.rewards.get(name)(model.device) for name in description["reported"]}
+    settings = EvaluationSettings(**description["evaluation"])
+    space = registry.rewards.get(settings.features)(model.device)
+    shown = description["calibration"]
+
+    def draw() -> Tensor:
+        drawn = pictures(model, shown, settings.sampling_steps, settings.guidance)
+        return drawn.to(model.device)
+
+    with model.ledger.paused():
+        calibrate(scorers, shown, draw)
+    return scorers, space, settings
 
 
 def _side(key: str, matrix: Tensor) -> int:

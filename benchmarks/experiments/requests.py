@@ -1,4 +1,4 @@
-"""What a suite or an evaluation is asked for; apart, because ``--help`` must not import torch."""
+"""What a suite, an evaluation or a selection is asked for; apart, for ``--help`` without torch."""
 
 from __future__ import annotations
 
@@ -51,3 +51,29 @@ class Request:
     """Where the evaluation's directory goes."""
     plugin: tuple[Path, ...] = ()
     """Python files that register rewards. They are run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selecting:
+    """Which selections, of how many candidates, and on what."""
+
+    selections: tuple[str, ...] = ("best-of-n", "das")
+    """Names (see list selections)."""
+    candidates: tuple[int, ...] = (2, 4, 8)
+    """So many for each picture delivered; one row of the table for each number."""
+    config: Path | None = None
+    """A TOML file with a table per selection."""
+    against: tuple[Path, ...] = ()
+    """Directories of cells: after how many pictures would each of these have been cheaper?"""
+    backbone: str = "emoji"
+    """A name (see list backbones), a TOML file of your own, a diffusers folder or a hub id."""
+    task: str | None = None
+    """Prompts and splits: a name (see list tasks) or a TOML file. Default: the preset's."""
+    reward: str = "jpeg"
+    """What candidates are chosen by."""
+    held_out: tuple[str, ...] | None = None
+    """Rewards that are only reported. Default: the task's."""
+    out: Path = Path("runs")
+    """Where the record's directory goes."""
+    plugin: tuple[Path, ...] = ()
+    """Python files that register selections, rewards or tasks. They are run."""

@@ -20,9 +20,10 @@ from typing import Any
 from benchmarks.backbone.checkpointing import KEEPS
 from benchmarks.compute.budget import Budget
 from benchmarks.compute.ledger import KINDS, passes
-from benchmarks.forecast.dry_run import counted
+from benchmarks.forecast.dry_run import counted, started
 from benchmarks.forecast.meta_model import MetaModel
 from benchmarks.forecast.peak_memory import heaviest, peak
+from benchmarks.streams import Streams
 
 GIB = 2**30
 #: Peak 16-bit FLOP/s with 32-bit sums and no sparsity, from the makers' data sheets.
@@ -35,6 +36,7 @@ LADDER = "about 1 TB for full backpropagation, about 500 GB with LoRA, 15 GB wit
 def plan(name: str, config: Any, model: MetaModel, budget: Budget) -> dict[str, Any]:
     """All that can be said of one method before it runs; FLOPs and counts per optimizer step."""
     prices = model.prices
+    started(name, config, model.backbone, Streams(0))  # a network of its own is priced
     result: dict[str, Any] = {"trainable_parameters": model.trainable, "keep": {}}
     for keep in KEEPS:
         rows = counted(name, config, model, keep)

@@ -80,17 +80,23 @@ def evaluate(
     settings: EvaluationSettings,
     base: Mapping[str, Tensor] | None = None,
     part: tuple[float, float] = (0.0, 1.0),
+    drawn: Mapping[str, Tensor] | None = None,
 ) -> list[Evaluation]:
     """Draw and score every split with the backbone's present weights.
 
     ``prompts`` has one prompt per picture for each split, ``space`` is the feature space, ``base``
-    the base model's features by split (None: this is the base model). ``part`` as in ``pictures``.
+    the base model's features by split (None: this is the base model). ``part`` as in ``pictures``;
+    ``drawn`` are pictures by split that are there already, and only scored.
     """
     results = []
     with backbone.ledger.paused():
         for split, asked in prompts.items():
-            images = pictures(
-                backbone, asked, settings.sampling_steps, settings.guidance, part=part
+            images = (
+                drawn[split]
+                if drawn
+                else pictures(
+                    backbone, asked, settings.sampling_steps, settings.guidance, part=part
+                )
             )
             rows = share(range(len(asked)))
             mine, texts = images[list(rows)].to(backbone.device), [asked[i] for i in rows]

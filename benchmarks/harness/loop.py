@@ -16,6 +16,7 @@ from torch import Tensor
 from benchmarks import cut_prompts, registry
 from benchmarks.api import Context, Keep, Method, Reward, Scale, StepResult, UserError
 from benchmarks.backbone import load
+from benchmarks.backbone.base import BaseBackbone
 from benchmarks.compute.floors import floors, kept
 from benchmarks.compute.ledger import Ledger
 from benchmarks.distributed import alone, from_first, process, start
@@ -43,6 +44,16 @@ def peak_memory(device: torch.device) -> dict[str, int]:
     """Most bytes allocated on the device so far; nothing on a CPU, which does not count them."""
     cuda = device.type == "cuda"
     return {"peak_bytes": torch.cuda.max_memory_allocated(device)} if cuda else {}
+
+
+def price_reward(backbone: BaseBackbone, reward: Reward, prompt: str) -> None:
+    """Load the reward, and measure for the ledger what a query and its gradient cost."""
+    latents = torch.zeros(1, *backbone.latent_shape, device=backbone.device)
+    with torch.no_grad(), backbone.ledger.paused():
+        images = backbone.decode(latents)
+    images.requires_grad_(reward.differentiable)
+    reward(images, [prompt])
+    backbone.ledger.price("reward", lambda: reward(images, [prompt]))
 
 
 @dataclass
@@ -116,7 +127,7 @@ class Run:
         self.floors: dict[str, dict[str, float]] = {}  # by split, of the guard's rewards
         self.normalisers = self._calibrate()
         train = self.rewards[spec.train_reward]
-        self._price_reward(train)
+        price_reward(self.backbone, train, spec.task.train[0])
         self.streams = Streams(spec.seed)
         paid = self.ledger.counted(train)
         if spec.placebo:
@@ -173,16 +184,6 @@ class Run:
         found = self.harness.base(f"scale {name} {self._base_key()}", measure)
         self.normalisers.setdefault(name, {}).update(dataclasses.asdict(found))
         return found
-
-    def _price_reward(self, reward: Reward) -> None:
-        with torch.no_grad(), self.ledger.paused():
-            images = self.backbone.decode(
-                torch.zeros(1, *self.backbone.latent_shape, device=self.harness.device)
-            )
-        images.requires_grad_(reward.differentiable)
-        prompt = [self.spec.task.train[0]]
-        reward(images, prompt)  # loads its weights
-        self.ledger.price("reward", lambda: reward(images, prompt))
 
     def _prompts(self, step: int, count: int) -> list[str]:
         if count < 1:

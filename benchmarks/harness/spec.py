@@ -76,23 +76,7 @@ class Spec:
         Raises UserError if it needs a gradient and there is none.
         """
         needs = registry.methods.get(self.method).needs
-        reward = registry.rewards.get(self.reward)
-        if not reward.optimisable:
-            usable = [n for n in registry.rewards.names() if registry.rewards.get(n).optimisable]
-            raise UserError(
-                f"reward {self.reward!r} is for evaluation only; optimise one of "
-                f"{', '.join(usable)}"
-            )
-        if "reward_grad" not in needs or reward.differentiable:
-            return self.reward
-        stand_in: str | None = reward.stand_in
-        if stand_in is None:
-            usable = [n for n in registry.rewards.names() if _differentiable(n)]
-            raise UserError(
-                f"method {self.method!r} needs the gradient of the reward, and {self.reward!r} is "
-                f"a black box; use one of {', '.join(usable)}"
-            )
-        return stand_in
+        return optimised(self.reward, needs, f"method {self.method!r}")
 
     @property
     def reported(self) -> list[str]:
@@ -192,6 +176,37 @@ class Spec:
         if not shares or list(shares) != sorted(set(shares)) or (shares[0], shares[-1]) != (0, 1):
             raise UserError(f"{where}: evaluate_at must ascend from 0 to 1, not {list(shares)}")
         return spec
+
+
+def optimised(reward: str, needs: frozenset[str], who: str) -> str:
+    """The reward that ``who`` is paid by: the differentiable stand-in if it ``needs`` a gradient.
+
+    Raises UserError if there is none, or if the reward is for evaluation only.
+    """
+    cls = registry.rewards.get(reward)
+    if not cls.optimisable:
+        usable = [n for n in registry.rewards.names() if registry.rewards.get(n).optimisable]
+        raise UserError(
+            f"reward {reward!r} is for evaluation only; optimise one of {', '.join(usable)}"
+        )
+    if "reward_grad" not in needs or cls.differentiable:
+        return reward
+    stand_in: str | None = cls.stand_in
+    if stand_in is None:
+        usable = [n for n in registry.rewards.names() if _differentiable(n)]
+        raise UserError(
+            f"{who} needs the gradient of the reward, and {reward!r} is a black box; use one of "
+            f"{', '.join(usable)}, or a method that needs its value only: "
+            f"{', '.join(_for_black_boxes())}"
+        )
+    return stand_in
+
+
+def _for_black_boxes() -> list[str]:
+    """Methods that need the reward's value only, variants aside."""
+    known = registry.methods
+    names = [name for name in known.names() if name not in known.variants]
+    return [name for name in names if "reward_grad" not in known.get(name).needs]
 
 
 def named_content(backbone: str, rewards: Iterable[str], method: str | None) -> dict[str, str]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from benchmarks.api import Context
 from benchmarks.backbone import gaussian
 from methods import alignprop, ddpo
+from methods._rounds import Round
 
 trl = pytest.importorskip("trl", "0.23")
 sd = pytest.importorskip("trl.models.modeling_sd_base")
@@ -212,7 +213,7 @@ def test_ddpo(context: Context, tiny_folder: Path, monkeypatch, compared):
 
     sample = method.sample
 
-    def sample_and_move(step: int) -> ddpo.Round:
+    def sample_and_move(step: int) -> Round:
         result = sample(step)
         move(context.backbone.parameters())
         return result

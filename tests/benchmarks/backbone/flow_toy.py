@@ -33,6 +33,9 @@ class Flow:
     def renoised(self, i: int, x0: Tensor, noise: Tensor) -> Tensor:
         return (1 - self.sigmas[i]) * x0 + self.sigmas[i] * noise
 
+    def denoised(self, i: int, latents: Tensor, noise: Tensor) -> Tensor:
+        return (latents - self.sigmas[i] * noise) / (1 - self.sigmas[i])
+
     def _spread(self, i: int) -> float:  # Flow-GRPO's sigma_t; at s = 1 the next s stands in
         s = self.sigmas[i]
         return self.eta * math.sqrt(s / (1 - (s if s < 1 else self.sigmas[1])))

@@ -52,7 +52,7 @@ def test_it_passes_the_checks(name: str, check: str):
     contract.CHECKS[check](name)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [*METHODS, "dpok"])  # with a network of its own
 def test_it_is_planned(name: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(dry_run, "STEPS", 3)
     this = contract.bench(name)
@@ -79,6 +79,8 @@ def test_renoising_and_prediction_agree():
         latents = sampler.renoised(i, x0, noise)
         torch.testing.assert_close(sampler.x0(i, noise - x0, latents), x0)
         torch.testing.assert_close(sampler.noise(i, noise - x0, latents), noise)
+        if i:  # at the first there is noise alone
+            torch.testing.assert_close(sampler.denoised(i, latents, noise), x0)
         plain = Flow(sampler.sigmas, 0.0).mean(i, noise - x0, latents)
         then = sampler.sigmas[i + 1]
         torch.testing.assert_close(plain, (1 - then) * x0 + then * noise)
