@@ -6,12 +6,15 @@ family either does the same, or says in one line that it does not.
 
 from __future__ import annotations
 
+import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import diffusers
 import torch
+from huggingface_hub import hf_hub_download
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -29,6 +32,9 @@ DAMAGED = (
     RuntimeError,
     SafetensorError,
 )
+
+
+INDEX = "model_index.json"
 
 
 class PipelineBackbone(BaseBackbone):
@@ -78,7 +84,8 @@ class PipelineBackbone(BaseBackbone):
         """Refuse a part by the names of its class and of those it inherits, if it is there."""
         wanted = cls.parts[part]
         if wanted not in names and (names or part not in cls.optional):
-            raise UserError(f"{part} is a {names[0] if names else None}; supported: {wanted}")
+            found = f"is a {names[0]}" if names else "is missing"
+            raise UserError(f"{part} {found}; supported: {wanted}")
 
     @abstractmethod
     def check(self) -> None:
@@ -147,7 +154,10 @@ def read_index(place: str, revision: str | None) -> dict[str, Any]:
     Raises UserError if there is none.
     """
     try:
-        return dict(diffusers.DiffusionPipeline.load_config(place, revision=revision))
+        file = Path(place) / INDEX
+        if not Path(place).is_dir():
+            file = Path(hf_hub_download(place, INDEX, revision=revision))
+        return dict(json.loads(file.read_text("utf-8")))
     except DAMAGED as error:
         raise _unreadable(error) from error
 

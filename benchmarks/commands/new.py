@@ -50,9 +50,11 @@ def main(arguments: list[str]) -> int:
         options.dir.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
-    except FileExistsError as error:
-        raise UserError(f"{path} exists already; choose another name or move it away") from error
     except OSError as error:
+        if options.dir.is_dir() and isinstance(error, FileExistsError):
+            raise UserError(
+                f"{path} exists already; choose another name or move it away"
+            ) from error
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
     print(f"{path} runs as it is: python run_benchmark.py check {path}")
     return 0

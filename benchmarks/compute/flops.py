@@ -12,6 +12,16 @@ from torch.utils.flop_counter import FlopCounterMode
 DENSE = re.compile(r"(?<!a)mm|mv$|conv(?!ert)|attention|dot|linear(?!\d)|einsum")
 
 
+class Untold:
+    """Stands for PyTorch's tracker of modules and tracks none."""
+
+    parents = frozenset({"Global"})
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+
 class FlopCounter(FlopCounterMode):
     """Counts FLOPs; a matrix product without a formula is an error instead of free."""
 
@@ -19,6 +29,9 @@ class FlopCounter(FlopCounterMode):
         super().__init__(display=False)
         registry, aten = self.flop_registry, torch.ops.aten
         registry[aten.addmm_] = registry[aten.addmm]
+        # Totals alone are read. Telling modules apart takes hooks that cost half of the time, and
+        # that ``autograd.grad`` refuses.
+        self.mod_tracker = Untold()  # type: ignore[assignment]
 
     def _count_flops(self, func_packet: Any, out: Any, args: Any, kwargs: Any) -> Any:
         if func_packet not in self.flop_registry and DENSE.search(str(func_packet)):

@@ -13,7 +13,7 @@ import run_benchmark
 from benchmarks import registry
 from benchmarks.api import UserError
 from benchmarks.backbone import load as load_model
-from benchmarks.backbone import lora_file
+from benchmarks.backbone import lora_file, pipeline
 from benchmarks.compute.ledger import Ledger
 from benchmarks.records import checkpoint
 from benchmarks.records.cell import Cell
@@ -76,18 +76,26 @@ def test_a_pickled_checkpoint_is_not_gone_on_from(tmp_path: Path, target: Path):
 
 
 @pytest.mark.parametrize("revision", ["", "@0123abc"])
-def test_a_model_of_the_hub_can_be_pinned(revision: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_model_of_the_hub_can_be_pinned(
+    revision: str, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
     asked: dict[str, object] = {}
+
+    def download(place: str, file: str, revision: str | None) -> str:
+        asked["index"] = place, revision
+        return str(tiny_folder / file)
 
     def load(place: str, **options: object) -> None:
         asked.update(options, place=place)
         raise OSError("no network in a test")
 
+    monkeypatch.setattr(pipeline, "hf_hub_download", download)
     monkeypatch.setattr(StableDiffusionPipeline, "from_pretrained", load)
     with pytest.raises(UserError, match="no network in a test"):
         load_model(f"owner/name{revision}", Ledger())
     assert asked["place"] == "owner/name" and asked["use_safetensors"] is True
     assert asked["revision"] == (revision[1:] or None)
+    assert asked["index"] == ("owner/name", revision[1:] or None)
 
 
 def test_no_secret_is_recorded(tiny_folder: Path, tmp_path: Path, monkeypatch, capsys):

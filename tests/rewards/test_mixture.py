@@ -69,7 +69,7 @@ def test_a_run_on_a_mixture_with_other_held_out_rewards(tiny_folder: Path, tmp_p
     arguments += ["--methods", "alignprop", "ddpo", "--budget", "steps=1"]
     arguments += [
         "--backbone",
-        str(tiny_folder / "quick.toml"),
+        str(tiny_folder),
         "--task",
         str(tiny_folder / "few.toml"),
     ]

@@ -100,7 +100,7 @@ def fit(
     """AdamW, clipping at 1; returns the module's exponential moving average.
 
     The learning rate warms up, stays, and falls to zero over the last 30 % of the steps. Saves
-    every 250 steps and resumes from there, or from the weights in ``trained/`` with a new
+    every 250 steps and resumes from there, or from the average in ``trained/`` with a new
     optimizer. Step n draws from a generator seeded with n and the rank; gradients are averaged
     over processes.
     """
@@ -119,11 +119,11 @@ def fit(
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         start, warm = state["step"], state["warm"]
-    elif (raw := TRAINED / f"{stage}.raw.safetensors").exists():
-        module.load_state_dict(vision.read(raw))
-        average.module.load_state_dict(vision.read(TRAINED / f"{stage}.average.safetensors"))
+    elif (exported := TRAINED / f"{stage}.average.safetensors").exists():
+        for part in (module, average.module):
+            part.load_state_dict(vision.read(exported))
         average.n_averaged.fill_(1)  # or the first update would overwrite the average
-        start = warm = steps_of(raw)
+        start = warm = steps_of(exported)
 
     def save(step: int) -> None:
         states: dict[str, Any] = {"module": module, "average": average, "optimizer": optimizer}
@@ -533,13 +533,11 @@ def export(work: Path) -> None:
     for stage in STEPS:
         if (finished := output(work, stage)).exists():
             shutil.copy(finished, TRAINED)
-            for part in ("raw", "average"):
-                (TRAINED / f"{stage}.{part}.safetensors").unlink(missing_ok=True)
+            (TRAINED / f"{stage}.average.safetensors").unlink(missing_ok=True)
         elif (checkpoint := work / f"{stage}.ckpt.pt").exists():
             state = torch.load(checkpoint, weights_only=True)
-            for part, weights in {"raw": state["module"], "average": averaged(state)}.items():
-                path = TRAINED / f"{stage}.{part}.safetensors"
-                vision.write(weights, path, step=str(state["step"]))
+            path = TRAINED / f"{stage}.average.safetensors"
+            vision.write(averaged(state), path, step=str(state["step"]))
 
 
 def main() -> None:

@@ -65,7 +65,7 @@ def model(folder: Path) -> PipelineBackbone:
 def bench(model: PipelineBackbone, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Methods under test work on this model."""
     start = model.weights()
-    monkeypatch.setattr(contract, "SAMPLES", 2)
+    monkeypatch.setattr(contract, "SAMPLES", 4)
     monkeypatch.setattr(contract, "SAMPLING_STEPS", 2)
     monkeypatch.setattr(contract, "model", lambda: (model, start))
     monkeypatch.setattr(contract, "BACKBONE", str(folder / "tiny.toml"))

@@ -48,7 +48,7 @@ def test_every_value_says_where_it_comes_from(tiny_folder: Path, tmp_path: Path)
     assert sources["reward"] == sources["seed"] == "default"
     assert sources["config.batch_size"] == f"{path}, table refl-pretrain"
     assert sources["config.micro_batch"] == "command line"  # though it is what the preset says
-    assert sources["config.latest"] == sources["config.optimizer.lr"] == "preset emoji, table refl"
+    assert sources["config.latest"] == sources["config.optimizer.lr"] == "preset quick, table refl"
     assert sources["config.pretrain_weight"] == "variant refl-pretrain"
     assert sources["config.optimizer.beta2"] == "default"
     values = {f"config.{key}" for key in config.flat(record["config"])}

@@ -10,7 +10,14 @@ import run_benchmark
 
 
 def select(folder: Path, out: Path, *arguments: object) -> int:
-    words = ["select", *arguments, "--backbone", folder, "--task", folder / "few.toml"]
+    words = [
+        "select",
+        *arguments,
+        "--backbone",
+        folder / "quick.toml",
+        "--task",
+        folder / "few.toml",
+    ]
     return run_benchmark.main([*map(str, words), "--out", str(out)])
 
 
@@ -33,7 +40,7 @@ def test_best_of_n_against_a_trained_cell(tiny_folder: Path, tmp_path: Path, cap
     assert two["rewards"]["jpeg"] >= one["rewards"]["jpeg"]
     assert base["per_picture"]["reward_queries"] == 0
     assert [row["per_picture"]["reward_queries"] for row in (one, two)] == [1, 2]
-    assert two["per_picture"]["nfe"] == 2 * base["per_picture"]["nfe"] == 2 * 20 * 2
+    assert two["per_picture"]["nfe"] == 2 * base["per_picture"]["nfe"] == 2 * 2 * 2
     assert two["per_picture"]["flops"] == pytest.approx(2 * one["per_picture"]["flops"])
     (cell,) = tmp_path.glob("alignprop-*")
     end = json.loads((cell / "evals.jsonl").read_text().splitlines()[-1])
@@ -52,14 +59,14 @@ def test_das_needs_a_gradient_and_takes_the_stand_in(tiny_folder: Path, tmp_path
     assert found["selections"][0]["config"]["alpha"] == 0.5
     assert found["selections"][0]["reward"] == "jpeg-soft"
     row = found["rows"][-1]["per_picture"]
-    assert row["nfe"] == row["denoiser_backward"] == 2 * 20 * 2
-    assert row["images"] == row["reward_queries"] == 2 * 21 and row["reward_gradients"] == 2 * 20
+    assert row["nfe"] == row["denoiser_backward"] == 2 * 2 * 2
+    assert row["images"] == row["reward_queries"] == 2 * 3 and row["reward_gradients"] == 2 * 2
 
 
 def test_bad_input_is_one_line(tiny_folder: Path, tmp_path: Path, capsys):
     for arguments, message in (
         (("best-off-n",), "did you mean 'best-of-n'"),
-        (("best-of-n", "--candidates", 0), "choose 1 or more"),
+        (("best-of-n", "--candidates", 0), "at least 1"),
         (("best-of-n", "--candidates", 1, "--against", tmp_path), "no finished cell"),
     ):
         assert select(tiny_folder, tmp_path, *arguments) == 2
