@@ -66,7 +66,7 @@ def bench(model: PipelineBackbone, folder: Path, monkeypatch: pytest.MonkeyPatch
     """Methods under test work on this model."""
     start = model.weights()
     monkeypatch.setattr(contract, "SAMPLES", 4)
-    monkeypatch.setattr(contract, "SAMPLING_STEPS", 2)
+    monkeypatch.setattr(contract, "SAMPLING_STEPS", 3)
     monkeypatch.setattr(contract, "model", lambda: (model, start))
     monkeypatch.setattr(contract, "BACKBONE", str(folder / "tiny.toml"))
     yield
@@ -127,7 +127,7 @@ def test_its_lora_draws_the_same_in_plain_diffusers(name, model, bench, tmp_path
 def test_every_method_trains_it(bench: None):
     for method in registry.methods.names():
         this = contract.bench(method)
-        start, end = this.backbone.weights(), this.run(range(1))
+        start, end = this.backbone.weights(), this.run(range(2))
         moved = any(not torch.equal(start[k], end[k]) for k in start)
         assert moved and all(value.isfinite().all() for value in end.values()), method
 

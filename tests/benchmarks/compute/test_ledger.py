@@ -41,7 +41,7 @@ def test_flops_equal_the_flop_counter(tiny_contract: None, name: str, keep):
     flops = backbone.ledger.flops
     backbone.use("all")
     # The base model's passes have the price of those with LoRA matrices, which are 4 % of these.
-    assert flops == pytest.approx(counter.get_total_flops(), rel=0.015)
+    assert flops == pytest.approx(counter.get_total_flops(), rel=0.03)
 
 
 @pytest.mark.parametrize(("keep", "recomputed"), [("all", 0), ("latents", 32), ("blocks", 64)])

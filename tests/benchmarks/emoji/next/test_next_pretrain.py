@@ -53,7 +53,7 @@ def test_an_unfinished_training_goes_on_from_exported_weights(small, tmp_path, m
     output = pretrain.output(work, "vae")
     output.unlink()  # as if only a checkpoint were there
     small("--export")
-    assert pretrain.steps_of(tmp_path / "trained" / "vae.raw.safetensors") == 2
+    assert pretrain.steps_of(tmp_path / "trained" / "vae.average.safetensors") == 2
     monkeypatch.setattr(pretrain, "STEPS", {"vae": 3})
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
